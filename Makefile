@@ -1,0 +1,29 @@
+# Everything installs itself into .venv, and only when pyproject.toml has changed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint prove
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+# The whole path on the concept world; writes demo/report.html.
+demo: $(INSTALLED)
+	$(BIN)/hnpretrain demo demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Long proofs, not part of `make test`: the demo's table over three seeds.
+prove: $(INSTALLED)
+	$(BIN)/python -m tests.prove.demo_seeds prove

@@ -1,0 +1,60 @@
+"""The `hnpretrain` command: mounts each package's own commands.
+
+The `commands` modules import nothing heavy at their top, so `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+import typer
+
+import launch.commands
+import shard_tools.commands
+from hnpretrain.demo import commands as demo
+from hnpretrain.eval import commands as evaluation
+from hnpretrain.train import commands as training
+from hnpretrain.worlds import commands as worlds
+
+app = typer.Typer(
+    name="hnpretrain",
+    help="Pretrain CLIP-style models on hard negatives.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(demo.demo)
+app.add_typer(worlds.app, name="world")
+app.add_typer(shard_tools.commands.app, name="shard")
+app.command("train")(training.train)
+app.add_typer(launch.commands.app, name="launch")
+app.command("eval")(evaluation.evaluate)
+app.command("export")(training.export)
+
+
+def main() -> None:
+    """Runs the command line; exit status 0 done, 1 failed, 2 wrong use."""
+    _exit_with_one_line(app)
+
+
+def run_command(command: Callable[..., None]) -> None:
+    """Runs one command as a program of its own (`python -m hnpretrain.train`)."""
+    program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    program.command()(command)
+    _exit_with_one_line(program)
+
+
+def _exit_with_one_line(program: typer.Typer) -> None:
+    try:
+        program()
+    except (ValueError, OSError) as error:
+        rank = os.environ.get("RANK")
+        prefix = f"[rank {rank}] " if rank is not None else ""
+        print(f"{prefix}error: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

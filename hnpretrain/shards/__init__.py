@@ -1,0 +1,1 @@
+"""The shard format: sample schema, tar members, marker, index and storage. Imports no torch."""

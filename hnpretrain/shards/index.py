@@ -1,0 +1,112 @@
+"""The index: the data set's list of shards, written last.
+
+It holds the markers' essentials, so that a reader needs one small file to plan an epoch and fetches
+a marker (with its offsets) only when it reads that shard.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from hnpretrain.shards import storage
+from hnpretrain.shards.marker import FORMAT, Marker, read_format
+
+INDEX_NAME = "index.json"
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One shard in the index; the fields are those of its marker."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """A data set: its shards in a fixed order, and total counts (see Marker for the fields)."""
+
+    shards: tuple[ShardEntry, ...]
+    samples: int
+    captions: int
+    captions_with_negatives: int
+    negatives: int
+    max_negatives: int
+    concepts: dict[str, int]
+    strategies: dict[str, int]
+    rejects: dict[str, int]
+    candidates_rejected: dict[str, int]
+
+    @classmethod
+    def of(cls, markers: Iterable[Marker]) -> Index:
+        """Sums up markers; shards stand in the order of their names."""
+        ordered = sorted(markers, key=lambda marker: marker.name)
+        return cls(
+            shards=tuple(ShardEntry(m.name, m.samples, m.bytes, m.sha256) for m in ordered),
+            samples=sum(m.samples for m in ordered),
+            captions=sum(m.captions for m in ordered),
+            captions_with_negatives=sum(m.captions_with_negatives for m in ordered),
+            negatives=sum(m.negatives for m in ordered),
+            max_negatives=max((m.max_negatives for m in ordered), default=0),
+            concepts=_total(m.concepts for m in ordered),
+            strategies=_total(m.strategies for m in ordered),
+            rejects=_total(m.rejects for m in ordered),
+            candidates_rejected=_total(m.candidates_rejected for m in ordered),
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what the plan and data depend on: names, counts and contents of all shards."""
+        essentials = [[shard.name, shard.samples, shard.sha256] for shard in self.shards]
+        return hashlib.sha256(json.dumps(essentials).encode()).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        value = {"format": FORMAT, **dataclasses.asdict(self)}
+        return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> Index:
+        """Reads an index; ValueError names `where` and what is wrong."""
+        value = read_format(data, where)
+        try:
+            value["shards"] = tuple(ShardEntry(**shard) for shard in value["shards"])
+            index = cls(**value)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{where}: not an index of format {FORMAT}: {error}") from error
+        if index.samples != sum(shard.samples for shard in index.shards):
+            raise ValueError(f"{where}: the shards' samples do not add up to {index.samples}")
+        return index
+
+
+def read_index(folder: str) -> Index:
+    """The index of a data set's folder.
+
+    Raises:
+        ValueError: there is none (the build is unfinished), or it is broken.
+    """
+    path = storage.join(folder, INDEX_NAME)
+    try:
+        data = storage.read_bytes(path)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{path} does not exist: finish `hnpretrain shard build`, which writes it last"
+        ) from error
+    return Index.from_bytes(data, path)
+
+
+def write_index(folder: str, index: Index) -> None:
+    storage.write_bytes(storage.join(folder, INDEX_NAME), index.to_bytes())
+
+
+def _total(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return dict(sorted(total.items()))

@@ -1,0 +1,112 @@
+"""The marker: the JSON beside a shard that commits it.
+
+A shard is finished if and only if its marker exists and agrees with it. The marker holds what a
+reader needs to seek (offsets), what a user needs to trust the data (counts, rejects), and what the
+job needs to know whether the work must be done again (fingerprints).
+"""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from hnpretrain.shards import storage
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A sample (or one caption of it) that was left out, and why."""
+
+    key: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Marker:
+    """What is known of one shard.
+
+    Attributes:
+        name: the shard's file name.
+        samples: number of samples.
+        bytes: size of the tar.
+        sha256: hex digest of the tar.
+        offsets: samples + 1 byte positions; sample i lies in [offsets[i], offsets[i + 1]).
+        captions: number of captions.
+        captions_with_negatives: how many of them have at least one negative.
+        negatives: number of negatives.
+        max_negatives: the most negatives that one caption has.
+        concepts: negatives by concept.
+        strategies: negatives by strategy.
+        rejects: left-out samples and captions by reason.
+        rejected: each of them by name.
+        candidates_rejected: candidate negatives that a filter refused, by reason.
+        configuration: fingerprint of the settings and lexicons that made the shard.
+        source: name of the source shard.
+        source_fingerprint: hash of the source shard's content.
+    """
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+    offsets: tuple[int, ...]
+    captions: int = 0
+    captions_with_negatives: int = 0
+    negatives: int = 0
+    max_negatives: int = 0
+    concepts: dict[str, int] = field(default_factory=dict)
+    strategies: dict[str, int] = field(default_factory=dict)
+    rejects: dict[str, int] = field(default_factory=dict)
+    rejected: tuple[Reject, ...] = ()
+    candidates_rejected: dict[str, int] = field(default_factory=dict)
+    configuration: str = ""
+    source: str = ""
+    source_fingerprint: str = ""
+
+    def to_bytes(self) -> builtins.bytes:
+        value = {"format": FORMAT, **dataclasses.asdict(self)}
+        return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def from_bytes(cls, data: builtins.bytes, where: str) -> Marker:
+        """Reads a marker; ValueError names `where` and what is wrong."""
+        value = read_format(data, where)
+        try:
+            value["rejected"] = tuple(Reject(**reject) for reject in value["rejected"])
+            value["offsets"] = tuple(int(offset) for offset in value["offsets"])
+            marker = cls(**value)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{where}: not a marker of format {FORMAT}: {error}") from error
+        if len(marker.offsets) != marker.samples + 1:
+            raise ValueError(
+                f"{where}: {marker.samples} samples need {marker.samples + 1} offsets, "
+                f"found {len(marker.offsets)}"
+            )
+        return marker
+
+
+def marker_name(shard: str) -> str:
+    """`NAME.marker.json` for the shard `NAME.tar`."""
+    return shard.removesuffix(".tar") + ".marker.json"
+
+
+def read_marker(folder: str, shard: str) -> Marker:
+    """The marker of a shard in a folder; OSError if missing, ValueError if broken."""
+    path = storage.join(folder, marker_name(shard))
+    return Marker.from_bytes(storage.read_bytes(path), path)
+
+
+def read_format(data: bytes, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{where}: not JSON: {error}") from error
+    if not isinstance(value, dict) or value.pop("format", None) != FORMAT:
+        raise ValueError(f"{where}: not of format {FORMAT}; this version reads no other")
+    return value

@@ -1,0 +1,159 @@
+"""Samples to tar bytes and back.
+
+Members are plain POSIX (ustar) with fixed mtime, owner and mode, so that the same samples give the
+same bytes. A sample's members stand together, so a byte range between two offsets is itself a tar:
+that is what lets the loader seek.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import IO
+
+from hnpretrain.shards.schema import IMAGE_EXTENSIONS, Caption, Sample, parse_metadata
+
+# Two zero blocks end an archive (POSIX).
+END_OF_ARCHIVE = bytes(2 * tarfile.BLOCKSIZE)
+# A larger member is passed over rather than read into memory: no photo or caption comes near.
+MAX_MEMBER_BYTES = 256 * 2**20
+# As much for all members of one sample, and for a header's extension (a long name, pax records).
+MAX_SAMPLE_BYTES = 2 * MAX_MEMBER_BYTES
+MAX_HEADER_BYTES = 2**20
+_HEADER_EXTENSIONS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+
+
+def encode_sample(sample: Sample) -> bytes:
+    """The tar bytes of one sample, without the archive's end; members are sorted by name."""
+    members = {
+        sample.extension: sample.image,
+        "json": sample.metadata_json(),
+        "txt": sample.captions[0].text.encode(),
+    }
+    return b"".join(_member(f"{sample.key}.{ext}", members[ext]) for ext in sorted(members))
+
+
+def _member(name: str, data: bytes) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    info.mode = 0o644  # mtime, uid, gid and the names are 0 and empty already
+    padding = -len(data) % tarfile.BLOCKSIZE
+    return info.tobuf(format=tarfile.USTAR_FORMAT) + data + bytes(padding)
+
+
+@dataclass(frozen=True)
+class RawSample:
+    """The members of one key.
+
+    Attributes:
+        key: the member's path up to the first dot of its base name.
+        members: extension (lower case, without the dot) to bytes.
+        too_large: extensions of the members that were passed over for their size.
+    """
+
+    key: str
+    members: dict[str, bytes] = field(default_factory=dict)
+    too_large: list[str] = field(default_factory=list)
+
+    def image(self) -> tuple[bytes, str]:
+        """(bytes, extension) of the image; ValueError if there is none."""
+        for extension in IMAGE_EXTENSIONS:
+            if extension in self.members:
+                return self.members[extension], extension
+        raise ValueError(
+            f"no image among its members ({', '.join(sorted(self.members))}); "
+            f"known are {', '.join(IMAGE_EXTENSIONS)}"
+        )
+
+    def captions(self) -> tuple[Caption, ...]:
+        """Captions with negatives from KEY.json; ValueError if it is missing or of another form."""
+        if "json" not in self.members:
+            raise ValueError("no .json member")
+        return parse_metadata(self.members["json"])[0]
+
+    def sample(self) -> Sample:
+        """The whole sample of format 1, checked; ValueError says what is wrong."""
+        image, extension = self.image()
+        if "json" not in self.members:
+            raise ValueError("no .json member")
+        captions, meta = parse_metadata(self.members["json"])
+        return Sample(self.key, image, extension, captions, meta)
+
+
+class _StrictInfo(tarfile.TarInfo):
+    """Headers that fail loudly: tarfile takes a broken one in mid-archive for the archive's end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _StrictInfo:
+        try:
+            info = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if any(buf):
+                raise tarfile.ReadError(f"a broken header: {error}") from error
+            raise  # nothing, or zeros: the end
+        if info.type in _HEADER_EXTENSIONS and info.size > MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {info.size} bytes")
+        return info
+
+
+def iterate_samples(file: IO[bytes], whole: bool = False) -> Iterator[RawSample]:
+    """Groups the members of a tar, read once from front to back, into samples.
+
+    Follows webdataset: the key is the member's path up to the first dot of its base name, and
+    neighbours with one key are one sample (a second member of one name begins another, so that
+    nothing is overwritten unseen). Folders, links and names without key or extension are passed
+    over. Members beyond the size limits are not read, but named in `too_large`.
+
+    Args:
+        file: a tar, or the byte range between two offsets of one.
+        whole: whether the archive's end must be there. Without it a tar that was cut between two
+            members reads as a shorter one; a byte range has no end.
+
+    Raises:
+        ValueError: the archive is broken or cut short.
+    """
+    sample: RawSample | None = None
+    held = 0
+    try:
+        with tarfile.open(fileobj=file, mode="r|", tarinfo=_StrictInfo) as archive:
+            for info in archive:
+                folder, slash, base = info.name.rpartition("/")
+                stem, _, extension = base.partition(".")
+                if not (info.isfile() and stem and extension):
+                    continue
+                key, extension = folder + slash + stem, extension.lower()
+                if sample is None or sample.key != key or extension in sample.members:
+                    if sample is not None:
+                        yield sample
+                    sample, held = RawSample(key), 0
+                if info.size > MAX_MEMBER_BYTES or held + info.size > MAX_SAMPLE_BYTES:
+                    sample.too_large.append(extension)
+                    continue
+                held += info.size
+                content = archive.extractfile(info)
+                assert content is not None  # a regular file always has content
+                sample.members[extension] = content.read()
+            assert archive.fileobj is not None
+            # Where the next header would be, the end has zeros and a cut archive has nothing.
+            if whole and archive.fileobj.tell() == archive.offset:
+                raise tarfile.ReadError("cut short: the zeros that end a tar are missing")
+    except tarfile.TarError as error:
+        raise ValueError(f"not a whole tar: {error}") from error
+    if sample is not None:
+        yield sample
+
+
+def decode_sample(data: bytes) -> RawSample:
+    """The one sample in a byte range cut at a marker's offsets; ValueError if there is not one."""
+    samples = list(iterate_samples(io.BytesIO(data)))
+    if len(samples) != 1:
+        raise ValueError(f"expected the bytes of one sample, found {len(samples)} samples")
+    return samples[0]

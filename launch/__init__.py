@@ -1,0 +1,1 @@
+"""Starting runs: `torchrun` on one box."""

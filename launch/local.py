@@ -1,0 +1,39 @@
+"""Runs training on one box under torchrun."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+
+def torchrun_command(config: str, overrides: Sequence[str], processes: int) -> list[str]:
+    """The command that trains `config` with this many processes on this machine."""
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        # A rendezvous of its own on a free port, so that several runs can share the machine.
+        "--standalone",
+        f"--nproc_per_node={processes}",
+        "-m",
+        "hnpretrain.train",
+        config,
+        *overrides,
+    ]
+
+
+def run_local(config: str, overrides: Sequence[str], processes: int) -> int:
+    """Trains under torchrun and waits; returns torchrun's exit status.
+
+    Each process gets an equal part of the cores, unless OMP_NUM_THREADS says otherwise.
+    """
+    if processes < 1:
+        raise ValueError(f"--nproc={processes} must be at least 1")
+    environment = dict(os.environ)
+    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    environment.setdefault("OMP_NUM_THREADS", str(threads))
+    return subprocess.run(
+        torchrun_command(config, overrides, processes), env=environment, check=False
+    ).returncode
