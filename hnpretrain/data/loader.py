@@ -1,0 +1,182 @@
+"""The loader: batches of one rank, from any (epoch, step) on, read by DataLoader workers.
+
+Each worker owns a contiguous part of the rank's streams and gives one chunk a step; the loader
+joins the workers' chunks in order. What a step holds is therefore independent of the number of
+workers, and equal on resume.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from hnpretrain.data.plan import Plan, choose_streams
+from hnpretrain.data.samples import Batch, SampleDecoder, Tokenizer, Transform
+from hnpretrain.data.streams import ShardSet, read_stream
+from hnpretrain.shards.index import Index
+from hnpretrain.shards.marker import Reject
+
+
+@dataclass
+class DataSettings:
+    """Section `data:` of a training config.
+
+    Attributes:
+        shards: folder or URL with shards, markers and index.json.
+        negatives: K, negatives a caption at most; 0 trains on captions alone.
+        streams: V; must divide the global batch, and the ranks must divide it. 0 chooses it.
+        block_size: samples that are read at once and shuffled, in each stream.
+        workers: loader processes a rank; 0 reads in the training process.
+        max_pixels: larger images are rejected before they are decoded.
+        max_reject_share: share of broken samples past which the run stops.
+    """
+
+    shards: str = ""
+    negatives: int = 0
+    streams: int = 0
+    block_size: int = 256
+    workers: int = 2
+    max_pixels: int = 64_000_000
+    max_reject_share: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name in ("negatives", "streams", "workers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"data.{name}={getattr(self, name)} must not be negative")
+        for name in ("block_size", "max_pixels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name}={getattr(self, name)} must be at least 1")
+
+
+@dataclass(frozen=True)
+class Position:
+    """A step of the run: `step` counts from 0 within `epoch`."""
+
+    epoch: int = 0
+    step: int = 0
+
+
+def make_plan(
+    settings: DataSettings, index: Index, batch_size: int, seed: int, world_size: int
+) -> Plan:
+    """The plan of a run; V is chosen if `settings.streams` is 0.
+
+    Raises:
+        ValueError: batch size, streams, ranks and the data set's size do not go together.
+    """
+    streams = settings.streams or choose_streams(batch_size, world_size, settings.workers)
+    plan = Plan(
+        shard_samples=tuple(shard.samples for shard in index.shards),
+        streams=streams,
+        batch_size=batch_size,
+        block_size=settings.block_size,
+        seed=seed,
+    )
+    plan.streams_of(0, world_size)  # refuses a world size that does not divide V
+    return plan
+
+
+class Loader:
+    """Batches of one rank.
+
+    Args:
+        settings: section `data:`.
+        index: the data set's index.
+        plan: of this run (`make_plan`).
+        transform: the model's image transform.
+        tokenizer: the model's tokenizer.
+        rank, world_size: this rank's place; decides which streams it reads.
+        pin_memory: give out pinned tensors (for CUDA).
+    """
+
+    def __init__(
+        self,
+        settings: DataSettings,
+        index: Index,
+        plan: Plan,
+        transform: Transform,
+        tokenizer: Tokenizer,
+        rank: int,
+        world_size: int,
+        pin_memory: bool = False,
+    ) -> None:
+        self.plan = plan
+        self._settings = settings
+        self._index = index
+        self._streams = plan.streams_of(rank, world_size)
+        self._decoder = SampleDecoder(
+            transform, tokenizer, settings.negatives, settings.max_pixels, plan.seed
+        )
+        self._pin_memory = pin_memory
+
+    def batches(
+        self, start: Position, epochs: int
+    ) -> Iterator[tuple[Position, Batch, list[Reject]]]:
+        """The batches from `start` to the end of the last of `epochs` epochs.
+
+        Yields:
+            (position, batch, the samples that were rejected while reading it).
+        """
+        # More workers than streams would leave some with nothing to read.
+        workers = min(self._settings.workers, len(self._streams))
+        chunks = iter(
+            DataLoader(
+                _Chunks(self, start, epochs),
+                batch_size=None,
+                num_workers=workers,
+                pin_memory=self._pin_memory,
+            )
+        )
+        for position in self.positions(start, epochs):
+            parts = [next(chunks) for _ in range(max(1, workers))]
+            rejects = [reject for _, part_rejects in parts for reject in part_rejects]
+            yield position, Batch.concatenate([batch for batch, _ in parts]), rejects
+
+    def positions(self, start: Position, epochs: int) -> Iterator[Position]:
+        """Every position from `start` to the end of the last epoch."""
+        for epoch in range(start.epoch, epochs):
+            first = start.step if epoch == start.epoch else 0
+            for step in range(first, self.plan.steps_per_epoch):
+                yield Position(epoch, step)
+
+    def chunks(
+        self, start: Position, epochs: int, worker: int, workers: int
+    ) -> Iterator[tuple[Batch, list[Reject]]]:
+        """One worker's part of every batch: the samples of its share of the streams."""
+        streams = np.array_split(self._streams, workers)[worker].tolist()
+        shards = ShardSet(self._settings.shards, self._index)
+        readers: list[Iterator] = []
+        for position in self.positions(start, epochs):
+            if not readers or position.step == 0:
+                decode = functools.partial(self._decoder, epoch=position.epoch)
+                first = position.step * self.plan.samples_per_step
+                readers = [
+                    read_stream(shards, self.plan, position.epoch, stream, first, decode)
+                    for stream in streams
+                ]
+            samples, rejects = [], []
+            for reader in readers:
+                for _ in range(self.plan.samples_per_step):
+                    sample, refused = next(reader)
+                    samples.append(sample)
+                    rejects += refused
+            yield Batch.stack(samples), rejects
+
+
+class _Chunks(IterableDataset):
+    """What a DataLoader worker runs."""
+
+    def __init__(self, loader: Loader, start: Position, epochs: int) -> None:
+        self._loader, self._start, self._epochs = loader, start, epochs
+
+    def __iter__(self) -> Iterator[tuple[Batch, list[Reject]]]:
+        info = get_worker_info()
+        if info is None:
+            return self._loader.chunks(self._start, self._epochs, 0, 1)
+        torch.set_num_threads(1)
+        return self._loader.chunks(self._start, self._epochs, info.id, info.num_workers)

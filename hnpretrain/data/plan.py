@@ -1,0 +1,173 @@
+"""The streaming plan: which sample is read where, as a pure function of (seed, epoch, index, V).
+
+1. Shards are permuted and laid end to end as one line of N samples.
+2. Stream v is the v-th of V equal segments of the line, floor(N / V) samples each.
+3. A stream is cut into blocks of a fixed size; each block is shuffled by its own generator.
+4. Rank r of W reads the streams v with v mod W == r; a global step takes B / V samples from each.
+
+So the global batch of a step is the same for every W that divides V, the whole position in the data
+is (epoch, step), and resuming at a step needs arithmetic, not reading.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+# Streams chosen by `choose_streams` where there is a choice: enough that 64 ranks can share them.
+_TARGET_STREAMS = 64
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring samples of one shard: numbers [start, stop) within it."""
+
+    shard: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a stream that is read as a whole and shuffled.
+
+    Attributes:
+        runs: where its samples lie, in the order of the line.
+        order: the order in which they are given out, as numbers into the concatenated runs.
+    """
+
+    runs: tuple[Run, ...]
+    order: np.ndarray
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All streams of all epochs.
+
+    Attributes:
+        shard_samples: number of samples of each shard, in the index's order.
+        streams: V.
+        batch_size: B, the global batch.
+        block_size: samples of a block.
+        seed: of all permutations.
+    """
+
+    shard_samples: tuple[int, ...]
+    streams: int
+    batch_size: int
+    block_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.streams < 1 or self.block_size < 1 or self.batch_size < 1:
+            raise ValueError(
+                f"streams={self.streams}, block_size={self.block_size} and "
+                f"batch_size={self.batch_size} must all be at least 1"
+            )
+        if self.batch_size % self.streams:
+            raise ValueError(
+                f"streams={self.streams} must divide the global batch_size={self.batch_size}, "
+                "so that every step takes equally many samples from each stream"
+            )
+        if self.steps_per_epoch < 1:
+            raise ValueError(
+                f"the data set's {self.samples} samples do not fill one global batch of "
+                f"{self.batch_size}; lower batch_size or build more shards"
+            )
+
+    @property
+    def samples(self) -> int:
+        """N, the samples of the data set."""
+        return sum(self.shard_samples)
+
+    @property
+    def stream_length(self) -> int:
+        """Samples of each stream: floor(N / V)."""
+        return self.samples // self.streams
+
+    @property
+    def samples_per_step(self) -> int:
+        """Samples that a step takes from each stream: B / V."""
+        return self.batch_size // self.streams
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.stream_length // self.samples_per_step
+
+    @property
+    def left_out(self) -> int:
+        """Samples that an epoch does not show: at most V - 1 and one partial batch."""
+        return self.samples - self.steps_per_epoch * self.batch_size
+
+    def streams_of(self, rank: int, world_size: int) -> tuple[int, ...]:
+        """The streams that rank r of W reads; ValueError unless W divides V."""
+        if self.streams % world_size:
+            raise ValueError(
+                f"{world_size} ranks must divide streams={self.streams}; "
+                f"set data.streams to a multiple of {world_size} that divides "
+                f"batch_size={self.batch_size}"
+            )
+        return tuple(range(rank, self.streams, world_size))
+
+    def block(self, epoch: int, stream: int, number: int) -> Block:
+        """The `number`-th block of a stream; the last one of a stream may be shorter."""
+        first = number * self.block_size
+        last = min(first + self.block_size, self.stream_length)
+        if not 0 <= first < last:
+            raise ValueError(f"stream {stream} has no block {number}")
+        offset = stream * self.stream_length
+        runs = self._runs(epoch, offset + first, offset + last)
+        order = self._generator(epoch, 1 + stream, number).permutation(last - first)
+        return Block(runs, order)
+
+    def _runs(self, epoch: int, start: int, stop: int) -> tuple[Run, ...]:
+        """Where positions [start, stop) of the epoch's line lie."""
+        shards = self._generator(epoch, 0, 0).permutation(len(self.shard_samples))
+        sizes = [self.shard_samples[shard] for shard in shards]
+        ends = np.cumsum(sizes)
+        runs = []
+        place = bisect.bisect_right(ends, start)
+        while start < stop:
+            begin = int(ends[place]) - sizes[place]
+            end = min(stop, int(ends[place]))
+            if end > start:
+                runs.append(Run(int(shards[place]), start - begin, end - begin))
+            start = end
+            place += 1
+        return tuple(runs)
+
+    def _generator(self, epoch: int, *where: int) -> np.random.Generator:
+        # Philox is counter-based and its stream is fixed by numpy's compatibility policy.
+        return np.random.Generator(np.random.Philox([self.seed, epoch, *where]))
+
+
+def choose_streams(batch_size: int, world_size: int, workers: int) -> int:
+    """V when the user gives none.
+
+    The largest divisor of B that is a multiple of W (and, if that can be, of W times the loader's
+    workers, so that each has its own streams) and is not above 64 or that multiple, whichever is
+    larger. More streams mix the shards better and let more world sizes continue the run.
+
+    Raises:
+        ValueError: W does not divide B.
+    """
+    if batch_size % world_size:
+        raise ValueError(
+            f"the global batch_size={batch_size} must be a multiple of the {world_size} ranks"
+        )
+    multiple = world_size * max(1, workers)
+    if batch_size % multiple:
+        multiple = world_size
+    limit = max(_TARGET_STREAMS, multiple)
+    return max(
+        divisor for divisor in _divisors(batch_size) if divisor % multiple == 0 and divisor <= limit
+    )
+
+
+def _divisors(number: int) -> Sequence[int]:
+    low = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]
+    return [*low, *(number // divisor for divisor in low)]

@@ -1,0 +1,192 @@
+"""From a raw sample to tensors: one caption, up to K of its negatives, the augmented image.
+
+Every draw comes from (seed, epoch, key): the same sample in the same epoch gives the same tensors
+wherever and whenever it is read. The caption and the augmentation are drawn before the negatives,
+so runs that differ in K alone see the same images and captions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from hnpretrain.data.streams import BadSample
+from hnpretrain.shards.tar import RawSample
+
+Transform = Callable[[Image.Image], torch.Tensor]
+Tokenizer = Callable[[list[str]], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class TrainingSample:
+    """One row of a batch.
+
+    Attributes:
+        key: the sample's key.
+        image_CHW: the transformed image.
+        text_L: token ids of the drawn caption.
+        negative_KL: token ids of its negatives, zeros in rows without one.
+        negative_mask_K: True where a row holds a negative.
+    """
+
+    key: str
+    image_CHW: torch.Tensor
+    text_L: torch.Tensor
+    negative_KL: torch.Tensor
+    negative_mask_K: torch.Tensor
+
+
+@dataclass(frozen=True)
+class SampleDecoder:
+    """Makes TrainingSamples.
+
+    Attributes:
+        transform: the model's own image transform (PIL image -> C x H x W).
+        tokenizer: the model's own tokenizer (n texts -> n x L ids).
+        negatives: K; 0 means captions alone.
+        max_pixels: larger images are refused before they are decoded.
+        seed: of the draws.
+    """
+
+    transform: Transform
+    tokenizer: Tokenizer
+    negatives: int
+    max_pixels: int
+    seed: int
+
+    def __call__(self, raw: RawSample, epoch: int) -> TrainingSample:
+        """Decodes a sample; BadSample if its image or its captions are unusable."""
+        try:
+            captions = raw.captions()
+            image_bytes, _ = raw.image()
+        except ValueError as error:
+            raise BadSample("bad_member", str(error)) from error
+        image = decode_image(image_bytes, self.max_pixels)
+
+        draw = _generator(self.seed, epoch, raw.key)
+        augmentation_seed = int(draw.integers(2**63))
+        caption = captions[int(draw.integers(len(captions)))]
+        order = draw.permutation(len(caption.negatives))[: self.negatives]
+        texts = [caption.text, *(caption.negatives[i].text for i in order)]
+
+        token_NL = self.tokenizer(texts)
+        negative_KL = token_NL.new_zeros(self.negatives, token_NL.shape[1])
+        negative_KL[: len(order)] = token_NL[1:]
+        return TrainingSample(
+            key=raw.key,
+            image_CHW=_augment(self.transform, image, augmentation_seed),
+            text_L=token_NL[0],
+            negative_KL=negative_KL,
+            negative_mask_K=torch.arange(self.negatives) < len(order),
+        )
+
+
+def decode_image(data: bytes, max_pixels: int) -> Image.Image:
+    """An RGB image from the bytes of a file, bounded.
+
+    Raises:
+        BadSample: it is no image, is cut short, or has more than `max_pixels` pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Our own bound is checked just below, before any pixel is decoded.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+        width, height = image.size
+        if width * height > max_pixels:
+            raise BadSample(
+                "too_many_pixels", f"{width} x {height} pixels; at most {max_pixels} are decoded"
+            )
+        return image.convert("RGB")
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise BadSample("not_an_image", str(error)) from error
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three on broken files
+        if isinstance(error, BadSample):
+            raise
+        raise BadSample("broken_image", str(error)) from error
+
+
+def _generator(seed: int, epoch: int, key: str) -> np.random.Generator:
+    digest = hashlib.blake2b(f"{seed}/{epoch}/{key}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+
+
+def _augment(transform: Transform, image: Image.Image, seed: int) -> torch.Tensor:
+    # torchvision draws from torch's generator, open_clip's color jitter from Python's; both are
+    # restored, so that decoding in the training process (workers=0) leaves training's draws alone.
+    state = random.getstate()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            return transform(image)
+    finally:
+        random.setstate(state)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The samples of one step on one rank, in the order of their streams.
+
+    Attributes:
+        keys: b keys.
+        image_BCHW: float32 images.
+        text_BL: int64 token ids.
+        negative_BKL: int64 token ids; zeros where masked.
+        negative_mask_BK: True where there is a negative.
+    """
+
+    keys: tuple[str, ...]
+    image_BCHW: torch.Tensor
+    text_BL: torch.Tensor
+    negative_BKL: torch.Tensor
+    negative_mask_BK: torch.Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(
+            self.keys,
+            self.image_BCHW.to(device, non_blocking=True),
+            self.text_BL.to(device, non_blocking=True),
+            self.negative_BKL.to(device, non_blocking=True),
+            self.negative_mask_BK.to(device, non_blocking=True),
+        )
+
+    def pin_memory(self) -> Batch:
+        """Called by DataLoader when it is asked to pin."""
+        return Batch(
+            self.keys,
+            self.image_BCHW.pin_memory(),
+            self.text_BL.pin_memory(),
+            self.negative_BKL.pin_memory(),
+            self.negative_mask_BK.pin_memory(),
+        )
+
+    @classmethod
+    def stack(cls, samples: Sequence[TrainingSample]) -> Batch:
+        return cls(
+            tuple(sample.key for sample in samples),
+            torch.stack([sample.image_CHW for sample in samples]),
+            torch.stack([sample.text_L for sample in samples]),
+            torch.stack([sample.negative_KL for sample in samples]),
+            torch.stack([sample.negative_mask_K for sample in samples]),
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Batch]) -> Batch:
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            tuple(key for part in parts for key in part.keys),
+            torch.cat([part.image_BCHW for part in parts]),
+            torch.cat([part.text_BL for part in parts]),
+            torch.cat([part.negative_BKL for part in parts]),
+            torch.cat([part.negative_mask_BK for part in parts]),
+        )

@@ -1,0 +1,128 @@
+"""Reads streams of the plan: whole blocks by ranged reads, then single samples in block order.
+
+A position is reached by reading its block and taking samples from there on; nothing before it is
+read from other blocks, and nothing at all is decoded to get there.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import numpy as np
+
+from hnpretrain.data.plan import Plan
+from hnpretrain.shards import storage
+from hnpretrain.shards.index import Index
+from hnpretrain.shards.marker import Marker, Reject, read_marker
+from hnpretrain.shards.tar import RawSample, decode_sample
+
+T = TypeVar("T")
+
+# Stand-ins tried for one broken sample before giving up: so many in a row is no bad luck.
+_STAND_INS = 8
+
+
+class BadSample(ValueError):
+    """A sample that cannot be used.
+
+    Attributes:
+        reason: a short name to count by (`not_an_image`, `bad_json`, ...).
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class ShardSet:
+    """The shards of one data set, opened where they are used (a loader's worker).
+
+    Args:
+        folder: local path or URL.
+        index: its index; markers must agree with it.
+    """
+
+    def __init__(self, folder: str, index: Index) -> None:
+        self.folder = folder
+        self.index = index
+        # A stream lies in few shards at a time; markers are small but there may be 100,000.
+        self._marker = functools.lru_cache(maxsize=256)(self._read_marker)
+
+    def read(self, shard: int, start: int, stop: int) -> list[bytes]:
+        """The tar bytes of samples [start, stop) of a shard, one ranged read for all."""
+        name = self.index.shards[shard].name
+        offsets = self._marker(shard).offsets[start : stop + 1]
+        data = storage.read_range(storage.join(self.folder, name), offsets[0], offsets[-1])
+        return [
+            data[begin - offsets[0] : end - offsets[0]]
+            for begin, end in itertools.pairwise(offsets)
+        ]
+
+    def _read_marker(self, shard: int) -> Marker:
+        entry = self.index.shards[shard]
+        marker = read_marker(self.folder, entry.name)
+        if (marker.samples, marker.sha256) != (entry.samples, entry.sha256):
+            raise ValueError(
+                f"{storage.join(self.folder, entry.name)}: its marker does not agree with the "
+                "index; build the shards again, or restore both from one build"
+            )
+        return marker
+
+
+def read_stream(
+    shards: ShardSet,
+    plan: Plan,
+    epoch: int,
+    stream: int,
+    start: int,
+    decode: Callable[[RawSample], T],
+) -> Iterator[tuple[T, list[Reject]]]:
+    """The samples of one stream from position `start` on, decoded.
+
+    A sample that `decode` refuses is replaced by one half a block further on, so that batches keep
+    their size on every rank; being far off in shuffled order, the two do not meet in one step.
+
+    Args:
+        decode: makes a training sample of a raw one; raises BadSample if it is unusable.
+
+    Yields:
+        (decoded sample, the samples that were rejected in its place).
+
+    Raises:
+        ValueError: nothing around a broken sample could be decoded either.
+        OSError: a shard could not be read.
+    """
+    number = start // plan.block_size
+    position = number * plan.block_size
+    while position < plan.stream_length:
+        block = plan.block(epoch, stream, number)
+        raw = [data for run in block.runs for data in shards.read(run.shard, run.start, run.stop)]
+        for place in range(len(raw)):
+            if position >= start:
+                yield _decode_with_stand_in(raw, block.order, place, decode)
+            position += 1
+        number += 1
+
+
+def _decode_with_stand_in(
+    raw: list[bytes], order: np.ndarray, place: int, decode: Callable[[RawSample], T]
+) -> tuple[T, list[Reject]]:
+    rejects: list[Reject] = []
+    count = len(raw)
+    places = [place, *((place + count // 2 + i) % count for i in range(_STAND_INS))]
+    for candidate in dict.fromkeys(places):  # a short block repeats itself
+        data = raw[order[candidate]]
+        key = "?"
+        try:
+            sample = decode_sample(data)
+            key = sample.key
+            return decode(sample), rejects
+        except BadSample as error:
+            rejects.append(Reject(key, error.reason, str(error)))
+        except ValueError as error:
+            rejects.append(Reject(key, "bad_member", str(error)))
+    named = "; ".join(f"{reject.key}: {reject.detail}" for reject in rejects)
+    raise ValueError(f"{len(rejects)} samples in a row could not be decoded: {named}")

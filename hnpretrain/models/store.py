@@ -1,0 +1,114 @@
+"""Models on disk: a training checkpoint's weights, and exports that open_clip loads.
+
+An export is a folder with `open_clip_config.json` and `open_clip_model.safetensors`. A checkpoint
+is one of a run's `checkpoints/step_N` folders; it carries the same config file, so that its weights
+can be used without the training code.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import open_clip
+import torch
+from safetensors.torch import save_file
+
+from hnpretrain.models.build import (
+    CONFIG_NAME,
+    LoadedModel,
+    ModelSettings,
+    build,
+    build_from_folder,
+)
+from hnpretrain.shards import storage
+
+WEIGHTS_NAME = "open_clip_model.safetensors"
+LATEST_NAME = "latest"
+# DeepSpeed's file with the weights; they are whole and float32 up to ZeRO stage 2.
+_DEEPSPEED_NAME = "mp_rank_00_model_states.pt"
+
+
+def load(source: str, device: str = "cpu") -> LoadedModel:
+    """Loads a model to use: an export, a checkpoint, a run, or open_clip's own weights.
+
+    Args:
+        source: an export's folder; a checkpoint's folder; a run's folder (its latest checkpoint);
+            or `ARCH:PRETRAINED`, such as `ViT-B-32:openai`.
+        device: where the model goes.
+
+    Raises:
+        ValueError: the source is none of these.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        loaded = _load_folder(folder)
+    elif ":" in source:
+        arch, _, pretrained = source.partition(":")
+        loaded = build(ModelSettings(arch=arch, pretrained=pretrained))
+    else:
+        raise ValueError(
+            f"{source!r} is neither a folder (an export, a checkpoint or a run) nor "
+            "ARCH:PRETRAINED, such as ViT-B-32:openai"
+        )
+    loaded.model.to(device).eval()
+    return loaded
+
+
+def export(source: str, output: str) -> None:
+    """Writes the weights of a checkpoint or a run as a folder that open_clip loads.
+
+    `open_clip.create_model_from_pretrained("local-dir:OUTPUT")` reads it back.
+
+    Raises:
+        ValueError: the source holds no model.
+    """
+    loaded = load(source)
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(loaded.tokenizer, open_clip.tokenizer.HFTokenizer):
+        # open_clip looks for a Hugging Face tokenizer inside the export's own folder.
+        loaded.tokenizer.save_pretrained(str(folder))
+    tensors = {name: t.contiguous() for name, t in loaded.model.state_dict().items()}
+    # A scalar in open_clip's own weights; build.py says why it is none here.
+    tensors["logit_scale"] = tensors["logit_scale"].reshape(())
+    temporary = folder / f".{WEIGHTS_NAME}.tmp"
+    save_file(tensors, temporary)
+    temporary.replace(folder / WEIGHTS_NAME)
+    write_config(loaded, folder)  # last: a folder without it is no export
+
+
+def write_config(loaded: LoadedModel, folder: Path) -> None:
+    """Writes `open_clip_config.json`: the model's config and its preprocessing."""
+    preprocess = dict(loaded.model.visual.preprocess_cfg)
+    value = {"model_cfg": loaded.config, "preprocess_cfg": preprocess}
+    storage.write_bytes(str(folder / CONFIG_NAME), (json.dumps(value, indent=2) + "\n").encode())
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """The run's newest complete checkpoint, or None."""
+    latest = run / "checkpoints" / LATEST_NAME
+    if not latest.is_file():
+        return None
+    return latest.parent / latest.read_text().strip()
+
+
+def _load_folder(folder: Path) -> LoadedModel:
+    folder = latest_checkpoint(folder) or folder
+    config_path = folder / CONFIG_NAME
+    if not config_path.is_file():
+        raise ValueError(
+            f"{folder} is no export, no checkpoint and no run with a checkpoint: "
+            f"it holds neither {CONFIG_NAME} nor checkpoints/{LATEST_NAME}"
+        )
+    config = json.loads(config_path.read_text())["model_cfg"]
+    states = folder / _DEEPSPEED_NAME
+    if not states.is_file() and not (folder / WEIGHTS_NAME).is_file():
+        raise ValueError(f"{folder} holds neither {WEIGHTS_NAME} nor {_DEEPSPEED_NAME}")
+    loaded = build_from_folder(folder, config, {}, str(folder))
+    if states.is_file():
+        # Written by us, and of plain containers and tensors alone, which weights_only admits.
+        module = torch.load(states, map_location="cpu", weights_only=True)["module"]
+        weights = {name.removeprefix("model."): tensor for name, tensor in module.items()}
+        loaded.model.load_state_dict(weights)
+    return loaded

@@ -1,0 +1,1 @@
+"""Training: settings, the DeepSpeed engine, the loop, checkpoints and logs."""

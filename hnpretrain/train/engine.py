@@ -1,0 +1,127 @@
+"""The two towers as one module, under DeepSpeed."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import open_clip
+import torch
+from torch import nn
+
+from hnpretrain.data.samples import Batch
+from hnpretrain.train.distributed import Place
+from hnpretrain.train.optimizer import build_optimizer
+from hnpretrain.train.settings import TrainSettings
+
+if TYPE_CHECKING:  # at run time it is imported once the environment is set, see distributed.py
+    from deepspeed import DeepSpeedEngine
+
+# CLIP clamps s at 100: beyond, the softmax saturates and training turns unstable.
+MAX_LOGIT_SCALE = 100.0
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the loss needs of one rank's batch; all features are of unit norm.
+
+    Attributes:
+        image_BD, text_BD: images and captions.
+        negative_BKD: negatives, zeros where masked; None if K = 0.
+        logit_scale: the multiplier s.
+    """
+
+    image_BD: torch.Tensor
+    text_BD: torch.Tensor
+    negative_BKD: torch.Tensor | None
+    logit_scale: torch.Tensor
+
+
+class Towers(nn.Module):
+    """Encodes a batch in one forward call, which is what DeepSpeed's hooks need.
+
+    Args:
+        model: an open_clip model.
+        autocast: dtype that the towers compute in; None for the weights' own.
+    """
+
+    def __init__(self, model: open_clip.CLIP, autocast: torch.dtype | None) -> None:
+        super().__init__()
+        self.model = model
+        self._autocast = autocast
+
+    def forward(self, batch: Batch) -> Features:
+        mask_BK = batch.negative_mask_BK
+        with self._precision(batch.image_BCHW.device.type):
+            image_BD = self.model.encode_image(batch.image_BCHW, normalize=True)
+            # Captions and negatives go through the text tower together; masked rows are not
+            # encoded at all.
+            tokens_NL = torch.cat([batch.text_BL, batch.negative_BKL[mask_BK]])
+            text_ND = self.model.encode_text(tokens_NL, normalize=True)
+        size = len(batch.text_BL)
+        negative_BKD = None
+        if mask_BK.shape[1]:
+            negative_BKD = text_ND.new_zeros(*mask_BK.shape, text_ND.shape[1])
+            negative_BKD[mask_BK] = text_ND[size:]
+        scale = self.model.logit_scale.exp().squeeze()
+        return Features(image_BD, text_ND[:size], negative_BKD, scale)
+
+    def _precision(self, device: str) -> contextlib.AbstractContextManager:
+        if self._autocast is None:
+            return contextlib.nullcontext()
+        return torch.autocast(device, self._autocast)
+
+
+def build_engine(model: open_clip.CLIP, settings: TrainSettings, place: Place) -> DeepSpeedEngine:
+    """Wraps the model, its optimizer and ZeRO into a DeepSpeed engine on this rank's device."""
+    import deepspeed
+
+    autocast = torch.bfloat16 if settings.precision == "bf16" else None
+    towers = Towers(model, autocast).to(place.device)
+    engine, _, _, _ = deepspeed.initialize(
+        model=towers,
+        optimizer=build_optimizer(model, settings.optimizer),
+        dist_init_required=False,
+        config={
+            "train_batch_size": settings.batch_size,
+            "train_micro_batch_size_per_gpu": settings.batch_size // place.world_size,
+            "gradient_clipping": settings.optimizer.max_grad_norm,
+            "zero_optimization": {"stage": settings.zero_stage},
+            "steps_per_print": 2**31,  # our own log line says more
+        },
+    )
+    return engine
+
+
+@torch.no_grad()
+def optimizer_step(engine: DeepSpeedEngine) -> float:
+    """Steps after a backward, then brings the logit scale back into its range.
+
+    Returns:
+        The global norm of the gradients, before clipping.
+    """
+    if engine.zero_optimization():
+        engine.step()
+        norm = engine.get_global_grad_norm()
+    else:
+        # DeepSpeed keeps no norm without ZeRO; the gradients are averaged and whole here.
+        gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        engine.step()
+    _clamp_logit_scale(engine)
+    return float(norm)
+
+
+def _clamp_logit_scale(engine: DeepSpeedEngine) -> None:
+    from deepspeed.utils import safe_set_full_fp32_param
+
+    parameter = engine.module.model.logit_scale
+    limit = math.log(MAX_LOGIT_SCALE)
+    if float(parameter) <= limit:  # the same on all ranks, since the parameter is
+        return
+    parameter.fill_(limit)
+    if engine.zero_optimization():
+        # ZeRO steps on a copy of its own, which would undo the clamp.
+        safe_set_full_fp32_param(parameter, torch.full_like(parameter, limit, dtype=torch.float32))

@@ -1,0 +1,304 @@
+"""The training loop.
+
+1. Read the index, make the plan, build the model, wrap it in a DeepSpeed engine.
+2. Restore the latest checkpoint of the run's folder, if there is one.
+3. For each step: batch -> features -> loss -> backward -> optimizer -> clamp the logit scale.
+4. Log; save every so many steps and at the end.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+
+from hnpretrain import config
+from hnpretrain.data.loader import Loader, Position, make_plan
+from hnpretrain.data.samples import Batch
+from hnpretrain.losses import HardNegativeContrastiveLoss, LossOutput
+from hnpretrain.models import LoadedModel, build
+from hnpretrain.shards import storage
+from hnpretrain.shards.index import Index, read_index
+from hnpretrain.shards.marker import Reject
+from hnpretrain.train.checkpoint import Checkpoints, Progress
+from hnpretrain.train.distributed import Place, process_group
+from hnpretrain.train.engine import build_engine, optimizer_step
+from hnpretrain.train.log import LOG_NAME, RunLog, console_line
+from hnpretrain.train.optimizer import learning_rate
+from hnpretrain.train.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
+CONFIG_NAME = "config.yaml"
+# Below this many samples the share of rejected ones says nothing.
+_MIN_SAMPLES_FOR_SHARE = 1000
+
+
+def train(settings: TrainSettings) -> None:
+    """Trains, from the start or from the run's latest checkpoint, to the end of the last epoch.
+
+    Under torchrun, every rank calls this.
+
+    Raises:
+        ValueError: the settings do not fit together, with the data, or with the run to go on with;
+            the loss is not finite; too many samples are broken.
+        OSError: shards could not be read.
+    """
+    if not settings.data.shards:
+        raise ValueError("set data.shards to the folder or URL that `shard build` wrote")
+    with process_group() as place:
+        run = _set_up(settings, place)
+        try:
+            _run(run)
+        finally:
+            if run.log:
+                run.log.close()
+
+
+@dataclass
+class _Run:
+    """What a run is made of, on this rank."""
+
+    settings: TrainSettings
+    place: Place
+    index: Index
+    loader: Loader
+    model: LoadedModel
+    engine: DeepSpeedEngine
+    loss: HardNegativeContrastiveLoss
+    checkpoints: Checkpoints
+    progress: Progress
+    total_steps: int
+    log: RunLog | None  # on the main rank
+
+
+def _set_up(settings: TrainSettings, place: Place) -> _Run:
+    folder = Path(settings.output)
+    settings = _keep_streams(settings, folder)
+    index = read_index(settings.data.shards)
+    plan = make_plan(settings.data, index, settings.batch_size, settings.seed, place.world_size)
+    settings = replace(settings, data=replace(settings.data, streams=plan.streams))
+
+    torch.manual_seed(settings.seed)  # the same weights on every rank
+    model = build(settings.model)
+    engine = build_engine(model.model, settings, place)
+    checkpoints = Checkpoints(folder, settings.checkpoint, plan, index.fingerprint, place)
+    progress = checkpoints.restore(engine)
+    loader = Loader(
+        settings.data,
+        index,
+        plan,
+        model.preprocess_train,
+        model.tokenizer,
+        place.rank,
+        place.world_size,
+        pin_memory=place.device.type == "cuda",
+    )
+    log = None
+    if place.is_main:
+        storage.write_bytes(str(folder / CONFIG_NAME), config.to_yaml(settings).encode())
+        log = RunLog(folder, progress.global_step)
+        _announce(settings, place, index, loader, progress)
+    return _Run(
+        settings=settings,
+        place=place,
+        index=index,
+        loader=loader,
+        model=model,
+        engine=engine,
+        loss=HardNegativeContrastiveLoss(scope=settings.loss.scope),
+        checkpoints=checkpoints,
+        progress=progress,
+        total_steps=settings.epochs * plan.steps_per_epoch,
+        log=log,
+    )
+
+
+def _keep_streams(settings: TrainSettings, folder: Path) -> TrainSettings:
+    """A run that goes on keeps the number of streams that was chosen when it began."""
+    if settings.data.streams or not (folder / CONFIG_NAME).is_file():
+        return settings
+    streams = config.load(TrainSettings, folder / CONFIG_NAME).data.streams
+    return replace(settings, data=replace(settings.data, streams=streams))
+
+
+def _announce(
+    settings: TrainSettings, place: Place, index: Index, loader: Loader, progress: Progress
+) -> None:
+    plan = loader.plan
+    print(
+        f"{plan.samples} samples in {len(plan.shard_samples)} shards | "
+        f"{plan.steps_per_epoch} steps of {plan.batch_size} an epoch, {settings.epochs} epochs | "
+        f"{plan.streams} streams on {place.world_size} ranks ({place.device.type}) | "
+        f"{plan.left_out} samples left out of an epoch"
+    )
+    if settings.data.negatives > index.max_negatives:
+        print(
+            f"data.negatives={settings.data.negatives}, but these shards hold at most "
+            f"{index.max_negatives} a caption: the rest is masked"
+        )
+    if progress.global_step:
+        print(
+            f"going on at epoch {progress.position.epoch}, step {progress.position.step} "
+            f"from {settings.output}"
+        )
+
+
+def _run(run: _Run) -> None:
+    settings, place = run.settings, run.place
+    interval = _Interval()
+    batches = run.loader.batches(run.progress.position, settings.epochs)
+    while True:
+        started = time.perf_counter()
+        item = next(batches, None)
+        if item is None:
+            break
+        position, batch, rejects = item
+        interval.data_wait += time.perf_counter() - started
+        interval.rejects += rejects
+
+        rate = learning_rate(settings.optimizer, run.progress.global_step, run.total_steps)
+        result = train_step(run, batch.to(place.device), rate)
+        run.progress = replace(
+            run.progress,
+            position=_after(position, run.loader.plan.steps_per_epoch),
+            global_step=run.progress.global_step + 1,
+            samples=run.progress.samples + settings.batch_size,
+        )
+        interval.steps += 1
+
+        step = run.progress.global_step
+        is_last = step == run.total_steps
+        save = is_last or step % settings.checkpoint.every == 0
+        # A checkpoint holds the ledger too, so what was rejected is summed up before it.
+        if save or step % settings.log_every == 0:
+            _report(run, interval, position, result)
+            interval = _Interval()
+        if save:
+            run.checkpoints.save(run.engine, run.model, run.progress)
+            if run.log:
+                run.log.write("checkpoint", step)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step's log line tells.
+
+    Attributes:
+        loss: value, terms and metrics.
+        logit_scale: the multiplier s that the loss was computed with.
+        grad_norm: global norm of the gradients, before clipping.
+        lr: learning rate.
+    """
+
+    loss: LossOutput
+    logit_scale: float
+    grad_norm: float
+    lr: float
+
+
+def train_step(run: _Run, batch: Batch, rate: float) -> StepResult:
+    """One optimizer step on this rank's part of the global batch."""
+    # Dropout and the like draw from (seed, step, rank), so a resumed run draws the same.
+    torch.manual_seed(_seed_of(run.settings.seed, run.progress.global_step, run.place.rank))
+    for group in run.engine.optimizer.param_groups:
+        group["lr"] = rate
+    features = run.engine(batch)
+    output = run.loss(
+        features.image_BD,
+        features.text_BD,
+        features.negative_BKD,
+        batch.negative_mask_BK if features.negative_BKD is not None else None,
+        features.logit_scale,
+    )
+    value = output.total.item()
+    if not math.isfinite(value):  # the same value on all ranks, so all stop together
+        raise ValueError(
+            f"the loss is {value} at step {run.progress.global_step}; the first keys of this "
+            f"rank's batch are {', '.join(batch.keys[:4])}. Lower optimizer.lr, raise "
+            "optimizer.warmup_steps or set optimizer.max_grad_norm"
+        )
+    run.engine.backward(output.total)
+    grad_norm = optimizer_step(run.engine)
+    return StepResult(output, features.logit_scale.item(), grad_norm, rate)
+
+
+@dataclass
+class _Interval:
+    """What happened since the last log line."""
+
+    def __post_init__(self) -> None:
+        self.started = time.perf_counter()
+        self.steps = 0
+        self.data_wait = 0.0
+        self.rejects: list[Reject] = []
+
+
+def _report(run: _Run, interval: _Interval, position: Position, result: StepResult) -> None:
+    """Sums up the interval over all ranks, logs it, and stops the run if too much is broken."""
+    rejects = _gather_rejects(interval.rejects, run.place)
+    run.progress = replace(run.progress, rejected=run.progress.rejected + len(rejects))
+    seconds = time.perf_counter() - interval.started
+    step = run.progress.global_step
+    if run.log:
+        for reject in rejects:
+            run.log.write(
+                "rejected", step, key=reject.key, reason=reject.reason, detail=reject.detail
+            )
+        fields: dict[str, Any] = {
+            "epoch": position.epoch,
+            "step": position.step,
+            "loss": result.loss.total.item(),
+            **{name: value.item() for name, value in result.loss.terms.items()},
+            **{name: value.item() for name, value in result.loss.metrics.items()},
+            "logit_scale": result.logit_scale,
+            "grad_norm": result.grad_norm,
+            "lr": result.lr,
+            "samples": run.progress.samples,
+            "rejected": run.progress.rejected,
+            "samples_per_second": interval.steps * run.settings.batch_size / seconds,
+            "data_wait": interval.data_wait / seconds,
+        }
+        run.log.write("step", step, **fields)
+        left = (run.total_steps - step) * seconds / interval.steps
+        print(console_line(step, run.total_steps, fields, left), flush=True)
+    _check_reject_share(run)
+
+
+def _check_reject_share(run: _Run) -> None:
+    samples, rejected = run.progress.samples, run.progress.rejected
+    allowed = run.settings.data.max_reject_share
+    if samples >= _MIN_SAMPLES_FOR_SHARE and rejected > allowed * samples:
+        raise ValueError(
+            f"{rejected} of {samples} samples were rejected, more than "
+            f"data.max_reject_share={allowed}; {run.settings.output}/{LOG_NAME} names each with "
+            "its reason"
+        )
+
+
+def _gather_rejects(rejects: list[Reject], place: Place) -> list[Reject]:
+    """All ranks' rejects, on all ranks; nothing but a count is sent while there are none."""
+    count = torch.tensor(len(rejects), device=place.device)
+    dist.all_reduce(count)
+    if not int(count):
+        return []
+    parts: list[list[Reject]] = [[] for _ in range(place.world_size)]
+    dist.all_gather_object(parts, rejects)
+    return [reject for part in parts for reject in part]
+
+
+def _after(position: Position, steps_per_epoch: int) -> Position:
+    if position.step + 1 < steps_per_epoch:
+        return Position(position.epoch, position.step + 1)
+    return Position(position.epoch + 1, 0)
+
+
+def _seed_of(seed: int, step: int, rank: int) -> int:
+    # Distinct for every step of up to 2^20 ranks, within torch's 64 bits.
+    return (seed * 0x9E3779B97F4A7C15 + (step << 20) + rank) % 2**63

@@ -1,0 +1,76 @@
+"""AdamW with CLIP's parameter groups, and the learning rate as a function of the step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass
+class OptimizerSettings:
+    """Section `optimizer:` of a training config.
+
+    Attributes:
+        lr: peak learning rate.
+        betas: AdamW's; CLIP trains ViTs with 0.9 and 0.98.
+        eps: AdamW's; CLIP uses 1e-6 for ViTs.
+        weight_decay: of matrices; gains, biases and the logit scale have none.
+        warmup_steps: steps of linear warm-up, before the cosine to zero.
+        max_grad_norm: gradients are clipped to this global norm; 0 leaves them.
+    """
+
+    lr: float = 5e-4
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    weight_decay: float = 0.2
+    warmup_steps: int = 500
+    max_grad_norm: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"optimizer.lr={self.lr} must be above 0")
+        for name in ("weight_decay", "warmup_steps", "max_grad_norm"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"optimizer.{name}={getattr(self, name)} must not be negative")
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """CLIP's two groups: matrices decay; vectors and scalars (gains, biases, logit scale) do not.
+
+    Frozen parameters are left out.
+
+    Raises:
+        ValueError: nothing is left to train.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
+        raise ValueError("all parameters are locked; unlock model.lock_image or model.lock_text")
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        parameter_groups(model, settings.weight_decay),
+        lr=settings.lr,
+        betas=settings.betas,
+        eps=settings.eps,
+    )
+
+
+def learning_rate(settings: OptimizerSettings, step: int, total_steps: int) -> float:
+    """The rate of a step, counted from 0: linear warm-up to the peak, then a cosine to zero.
+
+    A function of the step alone, so there is no schedule's state to save.
+    """
+    if step < settings.warmup_steps:
+        return settings.lr * (step + 1) / settings.warmup_steps
+    progress = (step - settings.warmup_steps) / max(1, total_steps - settings.warmup_steps)
+    return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
