@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -36,7 +37,7 @@ def load(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] 
     if path is not None:
         if not Path(path).is_file():
             raise ValueError(f"config {str(path)!r} is not a file")
-        layers.append(_as_mapping(OmegaConf.load(path), f"config {str(path)!r}"))
+        layers.append(_as_mapping(_read_yaml(path), f"config {str(path)!r}"))
     for override in overrides:
         if "=" not in override.lstrip("="):
             raise ValueError(f"override {override!r}: write it as key=value, for example seed=1")
@@ -78,6 +79,13 @@ def nearest(name: str, known: Sequence[str]) -> str:
     """'; did you mean X?' for the closest of the known names, or an empty string."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _read_yaml(path: str | Path) -> object:
+    try:
+        return OmegaConf.load(path)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"config {str(path)!r}: {' '.join(str(error).split())}") from error
 
 
 def _as_mapping(value: object, what: str) -> DictConfig:

@@ -51,8 +51,14 @@ class Negative:
         """Reads one negative; raises ValueError naming the field that is wrong."""
         fields = _mapping(value, "a negative")
         texts = {}
-        for name in ("text", "concept", "strategy", "from", "to"):
+        for name in ("text", "concept", "strategy"):
             texts[name] = _string(fields.get(name), f"a negative's {name!r}")
+        for name in ("from", "to"):  # an insertion has no `from`, a deletion no `to`
+            if not isinstance(fields.get(name), str):
+                raise ValueError(
+                    f"a negative's {name!r} must be a string, got {fields.get(name)!r}"
+                )
+            texts[name] = fields[name]
         span = fields.get("span")
         if (
             not isinstance(span, list)

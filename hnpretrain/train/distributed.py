@@ -36,28 +36,49 @@ class Place:
 def process_group() -> Iterator[Place]:
     """Joins the group that the environment describes (torchrun's variables), and leaves it.
 
-    Without these variables the process is a world of its own.
+    Without these variables the process is a world of its own. A process that is in a group already
+    stays in it: DeepSpeed remembers its groups, so none can be joined after the first was left.
     """
-    if "RANK" not in os.environ:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        os.environ.update(
-            RANK="0",
-            LOCAL_RANK="0",
-            WORLD_SIZE="1",
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=str(port),
-        )
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-    else:
-        device = torch.device("cpu")
-    _init_deepspeed(device)
-    yield Place(dist.get_rank(), dist.get_world_size(), device)
-    # Not after an error: leaving in order could wait for ranks that wait for this one.
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        yield _place()
+        return
+    with _world_of_one() if "RANK" not in os.environ else contextlib.nullcontext():
+        _init_deepspeed(_device())
+        yield _place()
+        # Not after an error: leaving in order could wait for ranks that wait for this one.
+        dist.destroy_process_group()
+
+
+def _place() -> Place:
+    return Place(dist.get_rank(), dist.get_world_size(), _device())
+
+
+def _device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    return device
+
+
+@contextlib.contextmanager
+def _world_of_one() -> Iterator[None]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    variables = {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            os.environ.pop(name, None)
 
 
 def _init_deepspeed(device: torch.device) -> None:

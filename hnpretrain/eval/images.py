@@ -1,0 +1,71 @@
+"""Images of a benchmark: opened late, checked, and named when they are bad."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+# Larger than any benchmark's photo; a small file can unfold to far more (a decompression bomb).
+MAX_PIXELS = 50_000_000
+
+# What Pillow's decoders raise on damaged files, beside OSError.
+_DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """One image, not yet opened.
+
+    Attributes:
+        content: its file, or its encoded bytes (JPEG, PNG, ...).
+        name: what an error calls it: the path, or the file, row and column.
+    """
+
+    content: Path | bytes
+    name: str
+
+    @classmethod
+    def file(cls, path: Path) -> ImageSource:
+        return cls(path, str(path))
+
+    @property
+    def key(self) -> Path | bytes:
+        """Equal for equal images: the path, or a digest of the bytes."""
+        if isinstance(self.content, Path):
+            return self.content
+        return hashlib.blake2b(self.content, digest_size=16).digest()
+
+    def open(self) -> Image.Image:
+        """The image, decoded whole, as RGB.
+
+        Raises:
+            ValueError: it is missing, no image, truncated, or larger than MAX_PIXELS.
+        """
+        stream = io.BytesIO(self.content) if isinstance(self.content, bytes) else self.content
+        try:
+            with Image.open(stream) as image:
+                pixels = image.width * image.height
+                if pixels > MAX_PIXELS:
+                    raise ValueError(
+                        f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS} allowed"
+                    )
+                return image.convert("RGB")
+        except FileNotFoundError as error:
+            raise ValueError(f"image {self.name}: no such file") from error
+        except _DECODE_ERRORS as error:
+            raise ValueError(f"image {self.name} cannot be read: {error}") from error

@@ -1,0 +1,234 @@
+"""What a source gives the job: shards of work, each a sequence of samples and rejects.
+
+A source checks all that can be known before work begins (a manifest's form, keys, captions) when it
+is planned, and raises. What shows only on reading (a missing photo, a broken tar) becomes a
+`Reject`, which the job counts and names in the marker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from hnpretrain.config import require_one_of
+from hnpretrain.shards import storage
+from hnpretrain.shards.marker import Reject
+from hnpretrain.shards.tar import MAX_MEMBER_BYTES
+
+KINDS = ("coco", "jsonl", "tar")
+
+# Rejects with this reason leave out one caption, and keep the sample with its other captions.
+BAD_CAPTION = "bad_caption"
+
+# Photos of a manifest are fetched ahead of their use: on an object store each takes tens of ms.
+_READ_AHEAD = 16
+
+
+@dataclass
+class SourceSettings:
+    """Where the captions and images come from.
+
+    Attributes:
+        kind: `coco` (captions json + image folder), `jsonl` (one JSON object a line + image
+            folder) or `tar` (WebDataset or img2dataset tars).
+        path: the manifest, or for `tar` a folder, a glob or a brace pattern of tars; a local path
+            or any URL that fsspec knows.
+        images: the folder of the manifest's images. Required for `coco`; for `jsonl` it defaults
+            to the manifest's own folder; unused for `tar`.
+        instances: for `coco`, an instances json, whose category names tell which objects are in a
+            photo (so that no negative names one of them). Optional.
+    """
+
+    kind: str = "coco"
+    path: str = ""
+    images: str = ""
+    instances: str = ""
+
+    def __post_init__(self) -> None:
+        require_one_of("source.kind", self.kind, KINDS)
+        if self.kind == "tar" and self.images:
+            raise ValueError("source.images: tars hold their images themselves; leave it out")
+        if self.kind != "coco" and self.instances:
+            raise ValueError(
+                f"source.instances goes with source.kind=coco, not {self.kind}; "
+                "other sources name objects in each sample's own JSON"
+            )
+
+
+@dataclass(frozen=True)
+class SourceSample:
+    """One image with its captions, as the source gives it.
+
+    Attributes:
+        key: allowed by `hnpretrain.shards.schema.Sample`.
+        image: the image file's bytes, unchecked.
+        captions: at least one, cleaned by `clean_caption`.
+        objects: names of things known to be in the image; may be empty.
+        meta: the source's own fields, JSON values.
+    """
+
+    key: str
+    image: bytes
+    captions: tuple[str, ...]
+    objects: tuple[str, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+class SourceShard(ABC):
+    """A unit of work: what becomes one output shard. Picklable.
+
+    Attributes:
+        name: the output shard's file name.
+        origin: where the samples come from, for people.
+        samples: how many there are, or None where only reading tells.
+    """
+
+    name: str
+    origin: str
+    samples: int | None
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hash of the content that the output depends on."""
+
+    @abstractmethod
+    def read(self) -> Iterator[SourceSample | Reject]:
+        """The samples in the source's order."""
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One sample of a manifest; its image is still a path inside the image folder."""
+
+    key: str
+    image: str
+    captions: tuple[str, ...]
+    objects: tuple[str, ...]
+    meta: dict[str, Any]
+
+
+def read_images(folder: str, records: Iterable[ImageRecord]) -> Iterator[SourceSample | Reject]:
+    """Reads each record's image from the folder, a few ahead, in order.
+
+    Raises:
+        OSError: the storage fails; a single missing or oversized file is a Reject.
+    """
+    with ThreadPoolExecutor(_READ_AHEAD) as pool:
+        pending: deque[Future[SourceSample | Reject]] = deque()
+        for record in records:
+            pending.append(pool.submit(_read_image, folder, record))
+            if len(pending) == _READ_AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _read_image(folder: str, record: ImageRecord) -> SourceSample | Reject:
+    if not record.captions:
+        return Reject(record.key, "no_caption", f"{record.image} has no caption")
+    path = storage.join(folder, record.image)
+    try:
+        size = storage.size(path)
+        if size > MAX_MEMBER_BYTES:
+            return too_large(record.key, record.image)
+        image = storage.read_range(path, 0, size)
+    except (FileNotFoundError, IsADirectoryError):
+        return Reject(record.key, "missing_image", f"no file {path}")
+    return SourceSample(record.key, image, record.captions, record.objects, record.meta)
+
+
+def too_large(key: str, what: str) -> Reject:
+    return Reject(key, "too_large", f"{what}: more than {MAX_MEMBER_BYTES} bytes")
+
+
+def check_image_name(name: object) -> str:
+    """A manifest's image name; ValueError if it is no path inside the image folder."""
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"the image must be a file name, got {name!r:.80}")
+    if name.startswith("/") or storage.is_url(name) or ".." in name.split("/"):
+        raise ValueError(
+            f"image {name!r} is not inside the image folder; name it relative to source.images"
+        )
+    return name
+
+
+def require_file(key: str, path: str) -> None:
+    """Raises ValueError, naming the settings key, unless the file is there."""
+    if not path:
+        raise ValueError(f"{key} is empty: set it to a file or URL")
+    if not storage.exists(path):
+        raise ValueError(f"{key}={path!r} is not a file")
+
+
+def require_folder(key: str, folder: str) -> None:
+    """Raises ValueError, naming the settings key, unless the folder is there."""
+    if not folder:
+        raise ValueError(f"{key} is empty: set it to a folder or URL")
+    if not storage.is_folder(folder):
+        raise ValueError(f"{key}={folder!r} is not a folder")
+
+
+def clean_caption(value: object) -> str:
+    """A caption with runs of white space made single spaces.
+
+    Raises:
+        ValueError: it is not a string, is empty, or is no valid Unicode.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"a caption must be a string, got {value!r:.80}")
+    text = " ".join(value.split())
+    if not text:
+        raise ValueError("a caption is empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"a caption is no valid Unicode: {value!r:.80}") from error
+    return text
+
+
+def clean_key(value: str) -> str:
+    """A key of the allowed letters; one that had to change gets a hash, so that it stays unique."""
+    if re.fullmatch(r"[A-Za-z0-9_\-]{1,80}", value):
+        return value
+    digest = hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()[:10]
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', value)[:69]}-{digest}"
+
+
+def object_names(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the objects in an image, from `objects` (names) or `instances` (with `category`).
+
+    Raises:
+        ValueError: a field is there, but of another shape.
+    """
+    names: list[object] = []
+    objects = fields.get("objects", [])
+    instances = fields.get("instances", [])
+    if not isinstance(objects, list) or not isinstance(instances, list):
+        raise ValueError("'objects' and 'instances' must be lists")
+    names += objects
+    for instance in instances:
+        if not isinstance(instance, dict):
+            raise ValueError(f"'instances' must hold objects with 'category', got {instance!r:.80}")
+        names.append(instance.get("category"))
+    texts = [name for name in names if isinstance(name, str) and name]
+    if len(texts) != len(names):
+        raise ValueError("'objects' and each 'instances[].category' must be non-empty strings")
+    return tuple(sorted(set(texts)))
+
+
+def shard_names(count: int) -> list[str]:
+    """`00000.tar`, ... for the shards that the job cuts itself."""
+    width = max(5, len(str(count - 1)))
+    return [f"{number:0{width}d}.tar" for number in range(count)]
+
+
+def fingerprint_of(value: Sequence[Any]) -> str:
+    """sha256 of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

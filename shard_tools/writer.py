@@ -1,0 +1,123 @@
+"""Writes one shard: samples in any order in, a sorted tar and its marker out.
+
+1. Each sample is encoded and put into a spool: memory up to SPOOL_BYTES, then an anonymous
+   temporary file (in TMPDIR), which vanishes with the process however that ends.
+2. `finish` copies the spool in the order of the keys into the tar, hashing as it goes.
+3. The tar appears under its name, then the marker: only the marker makes the shard finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from types import TracebackType
+
+from hnpretrain.shards import storage
+from hnpretrain.shards.marker import Marker, Reject, marker_name
+from hnpretrain.shards.schema import Sample
+from hnpretrain.shards.tar import END_OF_ARCHIVE, encode_sample
+
+# Memory that one worker's spool may take.
+SPOOL_BYTES = 128 * 2**20
+
+
+class ShardWriter:
+    """Collects the samples of one shard; a context manager."""
+
+    def __init__(self) -> None:
+        self._spool = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115
+        self._places: dict[str, tuple[int, int]] = {}  # key -> start and size in the spool
+        self._end = 0
+        self._rejected: list[Reject] = []
+        self._candidates_rejected: Counter[str] = Counter()
+        self._concepts: Counter[str] = Counter()
+        self._strategies: Counter[str] = Counter()
+        self._captions = 0
+        self._captions_with_negatives = 0
+        self._max_negatives = 0
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._spool.close()
+
+    def add(self, sample: Sample) -> None:
+        """Adds a sample; its key must be new."""
+        assert sample.key not in self._places
+        data = encode_sample(sample)
+        self._places[sample.key] = (self._end, len(data))
+        self._spool.write(data)
+        self._end += len(data)
+        for caption in sample.captions:
+            self._captions += 1
+            self._captions_with_negatives += bool(caption.negatives)
+            self._max_negatives = max(self._max_negatives, len(caption.negatives))
+            self._concepts.update(negative.concept for negative in caption.negatives)
+            self._strategies.update(negative.strategy for negative in caption.negatives)
+
+    def reject(self, reject: Reject) -> None:
+        """Puts a left-out sample or caption on record."""
+        self._rejected.append(reject)
+
+    def reject_candidates(self, counts: Mapping[str, int]) -> None:
+        """Counts candidate negatives that a filter refused, by reason."""
+        self._candidates_rejected.update(counts)
+
+    def finish(
+        self, folder: str, name: str, configuration: str, source: str, source_fingerprint: str
+    ) -> Marker:
+        """Writes the tar, then the marker; see `Marker` for the arguments that go into it."""
+        path = storage.join(folder, name)
+        marker_path = storage.join(folder, marker_name(name))
+        storage.remove_leftovers(path)
+        storage.remove_leftovers(marker_path)
+        # A marker of an earlier build must not stand beside the new tar, even for a moment.
+        storage.remove(marker_path)
+
+        digest = hashlib.sha256()
+        offsets = [0]
+        with storage.write_whole(path) as tar:
+            for key in sorted(self._places):
+                start, size = self._places[key]
+                self._spool.seek(start)
+                data = self._spool.read(size)
+                digest.update(data)
+                tar.write(data)
+                offsets.append(offsets[-1] + size)
+            digest.update(END_OF_ARCHIVE)
+            tar.write(END_OF_ARCHIVE)
+
+        rejected = tuple(sorted(self._rejected, key=lambda r: (r.key, r.reason, r.detail)))
+        marker = Marker(
+            name=name,
+            samples=len(self._places),
+            bytes=offsets[-1] + len(END_OF_ARCHIVE),
+            sha256=digest.hexdigest(),
+            offsets=tuple(offsets),
+            captions=self._captions,
+            captions_with_negatives=self._captions_with_negatives,
+            negatives=self._concepts.total(),
+            max_negatives=self._max_negatives,
+            concepts=_sorted(self._concepts),
+            strategies=_sorted(self._strategies),
+            rejects=_sorted(Counter(reject.reason for reject in rejected)),
+            rejected=rejected,
+            candidates_rejected=_sorted(self._candidates_rejected),
+            configuration=configuration,
+            source=source,
+            source_fingerprint=source_fingerprint,
+        )
+        storage.write_bytes(marker_path, marker.to_bytes())
+        return marker
+
+
+def _sorted(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items()))

@@ -1,0 +1,203 @@
+"""What the loader gives out: the same samples for every number of ranks and workers, from any
+position, with broken samples named and replaced."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hnpretrain.data.loader import DataSettings, Loader, Position, make_plan
+from hnpretrain.data.samples import decode_image
+from hnpretrain.data.streams import BadSample
+from hnpretrain.shards.index import read_index
+from hnpretrain.shards.schema import Sample
+from tests.support.datasets import photo_samples, tile, write_dataset
+
+LENGTH = 6
+
+
+def transform(image: Image.Image) -> torch.Tensor:
+    # One random number an image stands for the augmentation.
+    pixels = torch.tensor(np.asarray(image.resize((2, 2)))).permute(2, 0, 1).float()
+    return pixels + torch.rand(())
+
+
+def tokenize(texts: list[str]) -> torch.Tensor:
+    rows = torch.zeros(len(texts), LENGTH, dtype=torch.int64)
+    for row, text in zip(rows, texts, strict=True):
+        row[0] = sum(ord(c) * (i + 1) for i, c in enumerate(text))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiles")
+    write_dataset(folder, (tile(i) for i in range(100)), per_shard=13)
+    return folder
+
+
+def loader(folder, rank=0, world_size=1, **settings):
+    fields = {"negatives": 2, "streams": 4, "block_size": 6, "workers": 0, **settings}
+    data = DataSettings(shards=str(folder), **fields)
+    index = read_index(str(folder))
+    plan = make_plan(data, index, batch_size=8, seed=5, world_size=world_size)
+    return Loader(data, index, plan, transform, tokenize, rank, world_size)
+
+
+def batches(the_loader, start=Position(), epochs=2):  # noqa: B008
+    return list(the_loader.batches(start, epochs))
+
+
+def same(a, b):
+    return (
+        a.keys == b.keys
+        and torch.equal(a.image_BCHW, b.image_BCHW)
+        and torch.equal(a.text_BL, b.text_BL)
+        and torch.equal(a.negative_BKL, b.negative_BKL)
+        and torch.equal(a.negative_mask_BK, b.negative_mask_BK)
+    )
+
+
+def test_every_sample_once_an_epoch(folder):
+    for epoch in (0, 1):
+        keys = [k for p, b, _ in batches(loader(folder)) if p.epoch == epoch for k in b.keys]
+        assert len(keys) == len(set(keys)) == 96
+
+
+def test_workers_do_not_change_batches(folder):
+    alone = batches(loader(folder, workers=0))
+    for workers in (1, 3, 9):
+        shared = batches(loader(folder, workers=workers))
+        assert len(alone) == len(shared)
+        for (position_a, a, _), (position_b, b, _) in zip(alone, shared, strict=True):
+            assert position_a == position_b
+            assert same(a, b)
+
+
+def test_ranks_split_the_same_global_batches(folder):
+    alone = batches(loader(folder))
+    for world_size in (2, 4):
+        parts = [batches(loader(folder, rank, world_size)) for rank in range(world_size)]
+        for step, (_, whole, _) in enumerate(alone):
+            keys = [key for part in parts for key in part[step][1].keys]
+            assert sorted(keys) == sorted(whole.keys)
+
+
+@pytest.mark.parametrize("start", [Position(0, 5), Position(0, 11), Position(1, 0), Position(1, 7)])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resuming_gives_the_same_batches(folder, start, workers):
+    whole = batches(loader(folder))
+    rest = batches(loader(folder, workers=workers), start)
+    expected = whole[start.epoch * 12 + start.step :]
+    assert [p for p, _, _ in rest] == [p for p, _, _ in expected]
+    assert all(same(a, b) for (_, a, _), (_, b, _) in zip(rest, expected, strict=True))
+
+
+def test_resuming_reads_one_block_a_stream(folder, monkeypatch):
+    """A seek fetches the blocks that hold the position, and decodes nothing before it."""
+    reads = []
+    import hnpretrain.data.streams as streams
+
+    original = streams.storage.read_range
+    monkeypatch.setattr(
+        streams.storage, "read_range", lambda *a, **k: reads.append(a) or original(*a, **k)
+    )
+    the_loader = loader(folder)
+    decoded = []
+    decode = type(the_loader._decoder).__call__
+    monkeypatch.setattr(
+        type(the_loader._decoder),
+        "__call__",
+        lambda self, raw, epoch: decoded.append(raw.key) or decode(self, raw, epoch),
+    )
+    _, batch, _ = next(the_loader.batches(Position(1, 8), 2))
+    assert sorted(decoded) == sorted(batch.keys)
+    assert sum(path.endswith(".tar") for path, *_ in reads) <= 8  # a block may touch two shards
+
+
+def test_negatives_do_not_change_images_and_captions(folder):
+    with_negatives = batches(loader(folder, negatives=2))
+    without = batches(loader(folder, negatives=0))
+    for (_, a, _), (_, b, _) in zip(with_negatives, without, strict=True):
+        assert a.keys == b.keys
+        assert torch.equal(a.image_BCHW, b.image_BCHW)
+        assert torch.equal(a.text_BL, b.text_BL)
+        assert b.negative_BKL.shape == (8, 0, LENGTH)
+
+
+def test_captions_and_augmentation_change_with_the_epoch(folder):
+    rows = {}
+    for position, batch, _ in batches(loader(folder)):
+        for key, image, text in zip(batch.keys, batch.image_BCHW, batch.text_BL, strict=True):
+            rows[position.epoch, key] = (image.sum().item(), text[0].item())
+    both = [key for epoch, key in rows if epoch == 0 and (1, key) in rows]
+    assert len(both) > 80
+    assert all(rows[0, key][0] != rows[1, key][0] for key in both)
+    changed = sum(rows[0, key][1] != rows[1, key][1] for key in both)
+    assert 25 < changed < 70  # one of two captions, drawn anew
+
+
+def test_more_negatives_than_stored_are_masked(folder):
+    _, batch, _ = next(loader(folder, negatives=5).batches(Position(), 1))
+    assert batch.negative_mask_BK.tolist() == [[True, True, False, False, False]] * 8
+    assert (batch.negative_BKL[:, 2:] == 0).all()
+    assert (batch.negative_BKL[:, :2, 0] != 0).all()
+
+
+def broken(sample: Sample, image: bytes) -> Sample:
+    return replace(sample, image=image)
+
+
+def test_broken_samples_are_named_and_replaced(tmp_path):
+    samples = [tile(i) for i in range(100)]
+    samples[7] = broken(samples[7], b"no image at all")
+    samples[42] = broken(samples[42], samples[42].image[:60])
+    write_dataset(tmp_path, samples, per_shard=30)
+    rejects, keys = [], []
+    for _, batch, refused in batches(loader(tmp_path, workers=2), epochs=1):
+        assert len(batch.keys) == 8
+        rejects += refused
+        keys += batch.keys
+    assert {(r.key, r.reason) for r in rejects} <= {
+        ("000007", "not_an_image"),
+        ("000042", "broken_image"),
+    }
+    assert rejects
+    assert "000007" not in keys
+    assert "000042" not in keys
+
+
+def test_nothing_but_broken_samples_stops(tmp_path):
+    write_dataset(tmp_path, [broken(tile(i), b"x") for i in range(20)], per_shard=20)
+    with pytest.raises(ValueError, match=r"in a row could not be decoded: 0000\d\d: "):
+        batches(loader(tmp_path))
+
+
+def test_a_marker_of_another_build_is_refused(tmp_path):
+    write_dataset(tmp_path / "a", [tile(i) for i in range(20)], per_shard=20)
+    write_dataset(tmp_path / "b", [tile(i + 1) for i in range(20)], per_shard=20)
+    (tmp_path / "a/000000.marker.json").write_bytes(
+        (tmp_path / "b/000000.marker.json").read_bytes()
+    )
+    with pytest.raises(ValueError, match="does not agree with the index"):
+        batches(loader(tmp_path / "a"))
+
+
+def test_images_are_bounded():
+    buffer = io.BytesIO()
+    Image.new("RGB", (100, 50)).save(buffer, "PNG")
+    assert decode_image(buffer.getvalue(), 5000).size == (100, 50)
+    with pytest.raises(BadSample, match="100 x 50 pixels; at most 4999") as error:
+        decode_image(buffer.getvalue(), 4999)
+    assert error.value.reason == "too_many_pixels"
+
+
+def test_real_photos(tmp_path):
+    write_dataset(tmp_path, photo_samples(), per_shard=20)
+    seen = batches(loader(tmp_path, workers=2), epochs=1)
+    assert len(seen) == 9
+    assert not any(refused for _, _, refused in seen)
+    assert len({key for _, batch, _ in seen for key in batch.keys}) == 72

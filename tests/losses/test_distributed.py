@@ -1,0 +1,146 @@
+"""The loss on 1, 2 and 4 gloo ranks: exact global gradients, and disagreement that never hangs."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from loss_cases import assert_close, error, oracle
+from rank_worker import DTYPES, LOCAL_BATCH, SCOPES, Towers, case_for, launch, tower_inputs
+
+from hnpretrain.losses.oracle import oracle_loss
+
+TOLERANCE = {"float64": 1e-10, "float32": 1e-5, "bfloat16": 2e-2}
+Found = list[dict[str, Any]]
+
+on_any_world = pytest.mark.parametrize("ranks", [1, 2, 4], ids=lambda ranks: f"W{ranks}")
+on_several_ranks = pytest.mark.parametrize("ranks", [2, 4], ids=lambda ranks: f"W{ranks}")
+in_each_scope = pytest.mark.parametrize("scope", SCOPES)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Found]:
+    """world(W): what each of W ranks found. A world is launched at most once."""
+    return functools.cache(lambda ranks: launch(ranks, tmp_path_factory.mktemp(f"W{ranks}")))
+
+
+def joined(results: Found) -> dict[str, torch.Tensor]:
+    """The global gradients that the ranks' ones stand for after the data-parallel mean.
+
+    A W-th of each rank's feature gradients, one after the other; of the scale, which all ranks
+    share, the mean.
+    """
+    ranks = len(results)
+    grads = [result["grads"] for result in results]
+    whole = {
+        name: torch.cat([grad[name] for grad in grads]) / ranks
+        for name, first in grads[0].items()
+        if first is not None and first.ndim > 0
+    }
+    return whole | {"logit_scale": torch.stack([grad["logit_scale"] for grad in grads]).mean()}
+
+
+@on_any_world
+@in_each_scope
+@pytest.mark.parametrize("K", [0, 3])
+@pytest.mark.parametrize("dtype", list(DTYPES))
+def test_gradients_are_the_oracles(
+    world: Callable[[int], Found], ranks: int, scope: str, dtype: str, K: int
+) -> None:
+    expected = oracle(case_for(ranks, K).leaves(DTYPES[dtype]), scope, ranks)
+    for tile in (2**20, 50):
+        results = [found[f"{scope}-K{K}-{dtype}-tile{tile}"] for found in world(ranks)]
+        assert all(torch.equal(result["total"], results[0]["total"]) for result in results)
+        assert_close(results[0]["total"], joined(results), expected, TOLERANCE[dtype])
+
+
+@on_any_world
+@in_each_scope
+def test_metrics_cover_the_global_batch(
+    world: Callable[[int], Found], ranks: int, scope: str
+) -> None:
+    case = case_for(ranks)
+    positive = (case.image * case.text).sum(-1, keepdim=True)
+    margins = (positive - (case.image[:, None] * case.negative).sum(-1))[case.mask]
+    for found in world(ranks):
+        metrics = found[f"{scope}-K3-float64-tile50"]["metrics"]
+        assert metrics["negatives"].item() == len(margins)
+        assert metrics["negative_margin"].item() == pytest.approx(margins.mean().item())
+        accuracy = (margins > 0).double().mean().item()
+        assert metrics["negative_accuracy"].item() == pytest.approx(accuracy)
+
+
+@on_any_world
+@in_each_scope
+def test_locked_text_tower(world: Callable[[int], Found], ranks: int, scope: str) -> None:
+    results = [found[f"{scope}-locked-text"] for found in world(ranks)]
+    total, grads = oracle(case_for(ranks), scope, ranks)
+    kept = {name: grads[name] for name in ("image", "logit_scale")}
+    assert_close(results[0]["total"], joined(results), (total, kept), 1e-10)
+
+
+@on_any_world
+@in_each_scope
+def test_data_parallel_towers_learn_as_one_process(
+    world: Callable[[int], Found], ranks: int, scope: str
+) -> None:
+    model = Towers()
+    images, captions, mask = tower_inputs(ranks)
+    image, text, negative, scale = model(images, captions)
+    oracle_loss(image, text, negative, mask, scale, scope, ranks).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.norm() > 0
+        for found in world(ranks):
+            assert error(found[f"{scope}-ddp"][name], parameter.grad) < 1e-10, name
+
+
+@on_several_ranks
+def test_ranks_may_differ_in_negatives_that_stay_at_home(
+    world: Callable[[int], Found], ranks: int
+) -> None:
+    case = case_for(ranks)
+    case.mask[:LOCAL_BATCH, 1:] = False  # what rank 0 leaves away
+    for found in world(ranks):
+        assert error(found["own-different-K"], oracle(case, "own", ranks)[0]) < 1e-10
+
+
+@in_each_scope
+def test_group_is_a_world_of_its_own(world: Callable[[int], Found], scope: str) -> None:
+    expected = oracle(case_for(2), scope, ranks=2)
+    results = [found[f"{scope}-group"] for found in world(4)]
+    for pair in (results[:2], results[2:]):
+        assert_close(pair[0]["total"], joined(pair), expected, 1e-10)
+
+
+def test_not_a_member_of_the_group(world: Callable[[int], Found]) -> None:
+    for rank, found in enumerate(world(4)):
+        assert f"rank {rank} of the world is not in the loss's group" in found["not-a-member"]
+
+
+@on_several_ranks
+@pytest.mark.parametrize(
+    "what, message",
+    [
+        ("batch", r"differ in batch b: \[3, 6\b.*drop or pad the last partial batch"),
+        ("K", r"differ in negatives per caption K: \[1, 3\b.*pad to one K"),
+        ("dtype", r"differ in text dtype: \[torch.float32, torch.float64\b.*one precision"),
+        ("gradient", r"differ in whether text needs a gradient: \[1, 0\b.*on all ranks or on none"),
+        ("scope", r"differ in scope: \['own', 'local'.*give every rank the same"),
+    ],
+)
+def test_ranks_that_disagree_are_all_refused(
+    world: Callable[[int], Found], ranks: int, what: str, message: str
+) -> None:
+    for found in world(ranks):
+        assert re.search(message, found[f"refused-{what}"])
+
+
+@on_several_ranks
+def test_one_ranks_wrong_input_stops_all(world: Callable[[int], Found], ranks: int) -> None:
+    for rank, found in enumerate(world(ranks)):
+        told = "must have one shape" if rank == 1 else r"refused on rank\(s\) \[1\]"
+        assert re.search(told, found["refused-shape"])

@@ -1,0 +1,308 @@
+"""The job: what it writes, and that nothing but source and settings decides the bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import (
+    PHOTOS,
+    folder_bytes,
+    img2dataset_members,
+    photos_settings,
+    png_bomb,
+    write_jsonl,
+    write_tar,
+)
+
+from hnpretrain.shards import storage
+from hnpretrain.shards.index import read_index
+from hnpretrain.shards.marker import read_marker
+from hnpretrain.shards.schema import Sample
+from hnpretrain.shards.tar import decode_sample
+from shard_tools.job import BuildSettings, JobState, build
+from shard_tools.sources import SourceSettings
+from shard_tools.verify import verify
+
+
+def read_samples(folder: Path) -> list[Sample]:
+    """All samples of a data set, by the offsets of the markers."""
+    samples = []
+    for shard in read_index(str(folder)).shards:
+        offsets = read_marker(str(folder), shard.name).offsets
+        data = (folder / shard.name).read_bytes()
+        for i in range(shard.samples):
+            samples.append(decode_sample(data[offsets[i] : offsets[i + 1]]).sample())
+    return samples
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The 73 photos in shards of 1, by one process, undisturbed."""
+    folder = tmp_path_factory.mktemp("built") / "shards"
+    build(photos_settings(folder, samples_per_shard=1))
+    return folder
+
+
+def test_samples_come_back_as_they_were(built: Path, records: list[dict[str, Any]]) -> None:
+    samples = {sample.key: sample for sample in read_samples(built)}
+    assert len(samples) == len(records) == 73
+    for record in records:
+        sample = samples[Path(record["image"]).stem]
+        assert sample.image == (PHOTOS / record["image"]).read_bytes()
+        assert sample.extension == "jpg"
+        assert [c.text for c in sample.captions] == [
+            " ".join(c.split()) for c in record["captions"]
+        ]
+        assert sample.meta == {k: v for k, v in record.items() if k != "captions"}
+        for caption in sample.captions:
+            for negative in caption.negatives:
+                assert caption.text[slice(*negative.span)] == negative.source
+                assert negative.target in negative.text
+                assert negative.text not in record["captions"]
+
+
+def test_the_index_adds_up(built: Path) -> None:
+    index = read_index(str(built))
+    captions = [caption for sample in read_samples(built) for caption in sample.captions]
+    negatives = [negative for caption in captions for negative in caption.negatives]
+    assert (index.samples, index.captions, index.negatives) == (73, 365, len(negatives))
+    assert index.negatives > 365
+    assert index.concepts == Counter(negative.concept for negative in negatives)
+    assert index.captions_with_negatives == sum(bool(c.negatives) for c in captions)
+    assert index.rejects == {}
+    assert list(verify(str(built), 10**8, workers=1)) == []
+
+
+def test_workers_do_not_change_a_byte(tmp_path: Path, few_photos: Path) -> None:
+    build(photos_settings(tmp_path / "one", few_photos, samples_per_shard=3))
+    states: list[JobState] = []
+    settings = photos_settings(tmp_path / "two", few_photos, samples_per_shard=3, workers=2)
+    result = build(settings, states.append)
+    assert folder_bytes(tmp_path / "one") == folder_bytes(tmp_path / "two")
+    assert (result.built, result.kept) == (4, 0)
+    last = states[-1]
+    assert (last.samples, last.captions, last.shards_built, last.samples_to_do) == (10, 50, 4, 10)
+
+
+def test_another_seed_gives_other_negatives_of_the_same_samples(
+    tmp_path: Path, few_photos: Path
+) -> None:
+    for seed in (0, 1):
+        build(photos_settings(tmp_path / str(seed), few_photos, seed=seed))
+    first, second = (read_samples(tmp_path / seed) for seed in "01")
+    assert [sample.image for sample in first] == [sample.image for sample in second]
+    assert [sample.captions for sample in first] != [sample.captions for sample in second]
+
+
+def test_finished_shards_are_kept(tmp_path: Path, few_photos: Path) -> None:
+    settings = photos_settings(tmp_path, few_photos, samples_per_shard=3)
+    build(settings)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    bytes_before = folder_bytes(tmp_path)
+    assert build(settings).kept == 4
+    assert before == {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+
+    # Each way to be unfinished: no marker, no tar, a cut tar, a damaged marker.
+    (tmp_path / "00000.marker.json").unlink()
+    (tmp_path / "00001.tar").unlink()
+    with (tmp_path / "00002.tar").open("r+b") as tar:
+        tar.truncate(5000)
+    result = build(settings)
+    assert (result.built, result.kept) == (3, 1)
+    assert folder_bytes(tmp_path) == bytes_before
+    assert (tmp_path / "00003.tar").stat().st_mtime_ns == before["00003.tar"]
+    (tmp_path / "00002.marker.json").write_text("{")
+    assert build(settings).built == 1
+    assert folder_bytes(tmp_path) == bytes_before
+
+
+def test_other_settings_or_another_source_redo_the_shards(tmp_path: Path, photo: bytes) -> None:
+    lines = [{"image": "x.jpg", "caption": "a red car", "key": str(i)} for i in range(4)]
+    path = write_jsonl(tmp_path / "source", lines, {"x.jpg": photo})
+    settings = BuildSettings(
+        SourceSettings("jsonl", str(path)), str(tmp_path / "out"), samples_per_shard=2, workers=1
+    )
+    assert build(settings).built == 2
+    settings.seed = 1
+    assert build(settings).built == 2
+    lines[3]["caption"] = "a small dog"
+    write_jsonl(tmp_path / "source", lines, {})
+    assert build(settings).built == 1
+    assert [s.captions[0].text for s in read_samples(tmp_path / "out")][2:] == [
+        "a red car", "a small dog",
+    ]  # fmt: skip
+
+
+def test_samples_are_sorted_whatever_the_source_s_order(tmp_path: Path, photo: bytes) -> None:
+    lines = [{"image": "x.jpg", "caption": "a red car", "key": key} for key in "cab"]
+    path = write_jsonl(tmp_path / "source", lines, {"x.jpg": photo})
+    build(BuildSettings(SourceSettings("jsonl", str(path)), str(tmp_path / "out"), workers=1))
+    assert [sample.key for sample in read_samples(tmp_path / "out")] == ["a", "b", "c"]
+    assert list(verify(str(tmp_path / "out"), 10**8, workers=1)) == []
+
+
+def test_bad_samples_are_counted_and_named(
+    tmp_path: Path, photo: bytes, records: list[dict[str, Any]]
+) -> None:
+    """Every kind of bad sample, in a tar; the good one beside them is built."""
+
+    def with_image(key: str, image: bytes) -> list[tuple[str, bytes]]:
+        return [(f"{key}.jpg", image), (f"{key}.txt", b"a red car")]
+
+    good = img2dataset_members(records[0], 0)
+    members = [
+        *good,
+        *with_image("cut", photo[:5000]),
+        *with_image("empty", b""),
+        *with_image("text", b"I am no image." * 100),
+        *with_image("bomb", png_bomb(50_000, 50_000)),
+        ("caption.jpg", photo),
+        ("caption.txt", b" "),
+        ("none.txt", b"a red car"),
+        *good,
+    ]
+    write_tar(tmp_path / "source" / "00000.tar", members)
+    source = SourceSettings("tar", str(tmp_path / "source"))
+    out = tmp_path / "out"
+    settings = BuildSettings(source, str(out), workers=1, max_reject_share=0.9)
+    index = build(settings).index
+    assert index.samples == 1
+    marker = read_marker(str(out), "00000.tar")
+    assert {reject.key: reject.reason for reject in marker.rejected} == {
+        "000000000": "duplicate_key",
+        "bomb": "too_many_pixels",
+        "caption": "no_caption",
+        "cut": "broken_image",
+        "empty": "empty_image",
+        "none": "missing_image",
+        "text": "not_an_image",
+    }
+    assert index.rejects == dict.fromkeys(sorted(r.reason for r in marker.rejected), 1)
+    assert [sample.key for sample in read_samples(out)] == ["000000000"]
+
+    settings.max_reject_share = 0.5
+    with pytest.raises(ValueError, match=r"7 of 8 samples were rejected.*cut in 00000.tar"):
+        build(settings)
+    assert sorted(path.name for path in out.iterdir()) == ["00000.marker.json", "00000.tar"]
+
+
+def test_images_are_named_for_what_they_are(tmp_path: Path, photo: bytes) -> None:
+    lines = [{"image": "x.png", "caption": "a red car"}]
+    path = write_jsonl(tmp_path / "source", lines, {"x.png": photo})
+    build(BuildSettings(SourceSettings("jsonl", str(path)), str(tmp_path / "out"), workers=1))
+    (sample,) = read_samples(tmp_path / "out")
+    assert (sample.extension, sample.image) == ("jpg", photo)
+
+
+# The job as a process of its own.
+
+
+def start_job(folder: Path, workers: int = 2) -> subprocess.Popen[str]:
+    command = [
+        sys.executable, "-m", "hnpretrain.cli", "shard", "build", "source.kind=jsonl",
+        f"source.path={PHOTOS / 'data.jsonl'}", f"output={folder}", "samples_per_shard=1",
+        f"workers={workers}",
+    ]  # fmt: skip
+    return subprocess.Popen(
+        command, start_new_session=True, text=True, stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def wait_for_shards(job: subprocess.Popen[str], folder: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("*.marker.json"))) < count:
+        assert job.poll() is None, job.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.endswith(".tmp")]
+
+
+def worker_ids(job: subprocess.Popen[str]) -> list[int]:
+    children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+    return [
+        int(child)
+        for child in children
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
+def test_a_killed_job_goes_on_where_it_was(built: Path, tmp_path: Path) -> None:
+    job = start_job(tmp_path)
+    wait_for_shards(job, tmp_path, 5)
+    os.killpg(job.pid, signal.SIGKILL)
+    job.communicate()
+    finished = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.marker.json")}
+    assert 5 <= len(finished) < 73
+    assert not (tmp_path / "index.json").exists()
+    # As a kill in mid-write leaves it, wherever this one fell:
+    (tmp_path / ".00070.tar.1.tmp").write_bytes(b"half")
+
+    result = build(photos_settings(tmp_path, samples_per_shard=1))
+    assert result.kept == len(finished)
+    assert folder_bytes(tmp_path) == folder_bytes(built)
+    for name, mtime in finished.items():
+        assert (tmp_path / name).stat().st_mtime_ns == mtime
+
+
+def test_an_interrupted_job_leaves_nothing_half_written(tmp_path: Path) -> None:
+    job = start_job(tmp_path)
+    wait_for_shards(job, tmp_path, 3)
+    workers = worker_ids(job)
+    os.killpg(job.pid, signal.SIGINT)
+    _, error = job.communicate(timeout=30)
+    assert job.returncode != 0
+    assert "Traceback" not in error
+    assert leftovers(tmp_path) == []
+    assert not (tmp_path / "index.json").exists()
+    assert len(workers) == 2
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
+def test_a_killed_worker_ends_the_job_with_one_line(tmp_path: Path) -> None:
+    job = start_job(tmp_path)
+    wait_for_shards(job, tmp_path, 1)
+    os.kill(worker_ids(job)[0], signal.SIGKILL)
+    _, error = job.communicate(timeout=30)
+    assert job.returncode == 1
+    assert error.splitlines()[-1].startswith("error: a worker process died")
+    assert "Traceback" not in error
+
+
+def test_building_loads_no_torch(tmp_path: Path, photo: bytes) -> None:
+    path = write_jsonl(tmp_path, [{"image": "x.jpg", "caption": "a red car"}], {"x.jpg": photo})
+    code = """
+import sys
+import shard_tools.commands
+assert not {"torch", "spacy", "PIL", "fsspec"} & set(sys.modules), "commands must be light"
+from shard_tools.job import BuildSettings, SourceSettings, build
+result = build(BuildSettings(SourceSettings("jsonl", sys.argv[1]), sys.argv[2], workers=1))
+assert result.index.negatives > 0
+assert "torch" not in sys.modules
+"""
+    arguments = [sys.executable, "-c", code, str(path), str(tmp_path / "out")]
+    subprocess.run(arguments, check=True)
+
+
+def test_storage_sees_what_other_processes_wrote(tmp_path: Path) -> None:
+    assert storage.list_sizes(str(tmp_path), ".tar") == {}
+    subprocess.run(["touch", str(tmp_path / "a.tar")], check=True)
+    assert storage.list_sizes(str(tmp_path), ".tar") == {"a.tar": 0}
+
+
+def test_markers_are_json_that_others_can_read(built: Path) -> None:
+    marker = json.loads((built / "00000.marker.json").read_text())
+    assert marker["format"] == 1
+    assert marker["offsets"] == [0, marker["bytes"] - 1024]

@@ -1,0 +1,183 @@
+"""The format itself: tars, markers, index and storage."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from hnpretrain.shards import storage, tar
+from hnpretrain.shards.index import Index, read_index
+from hnpretrain.shards.marker import Marker, Reject, marker_name
+from hnpretrain.shards.schema import Caption, Negative, Sample, parse_metadata
+from hnpretrain.shards.tar import END_OF_ARCHIVE, decode_sample, encode_sample, iterate_samples
+
+RED_CAR = Caption("a red car", (Negative("a blue car", "color", "replace", "red", "blue", (2, 5)),))
+
+
+def sample(key: str = "a", **changes: Any) -> Sample:
+    return dataclasses.replace(Sample(key, b"image", "jpg", (RED_CAR,), {"id": 1}), **changes)
+
+
+def test_a_sample_comes_back_from_its_bytes() -> None:
+    assert decode_sample(encode_sample(sample())).sample() == sample()
+
+
+def test_plain_tarfile_reads_the_members_in_order_of_their_names() -> None:
+    data = encode_sample(sample("a")) + encode_sample(sample("b")) + END_OF_ARCHIVE
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        assert archive.getnames() == ["a.jpg", "a.json", "a.txt", "b.jpg", "b.json", "b.txt"]
+        assert {info.mtime for info in archive} == {0}
+
+
+def test_half_a_surrogate_pair_in_meta_survives() -> None:
+    meta = {"title": "\ud800 caf\u00e9"}
+    assert parse_metadata(sample(meta=meta).metadata_json())[1] == meta
+
+
+@pytest.mark.parametrize("cut", [1, 512, 513, 700, 1024, 2048])
+def test_a_tar_cut_anywhere_is_told_from_a_whole_one(cut: int) -> None:
+    data = encode_sample(sample("a")) + encode_sample(sample("b"))
+    assert len(list(iterate_samples(io.BytesIO(data + END_OF_ARCHIVE), whole=True))) == 2
+    with pytest.raises(ValueError, match="not a whole tar"):
+        list(iterate_samples(io.BytesIO(data[:-cut]), whole=True))
+
+
+def test_a_broken_header_in_mid_archive_is_no_end() -> None:
+    data = bytearray(encode_sample(sample("a")) + encode_sample(sample("b")) + END_OF_ARCHIVE)
+    data[len(encode_sample(sample("a"))) + 5] ^= 0xFF
+    with pytest.raises(ValueError, match="broken header"):
+        list(iterate_samples(io.BytesIO(data)))
+
+
+def test_a_repeated_member_begins_another_sample() -> None:
+    data = encode_sample(sample("a")) + encode_sample(sample("a", image=b"other"))
+    assert [raw.members["jpg"] for raw in iterate_samples(io.BytesIO(data))] == [b"image", b"other"]
+
+
+def test_names_without_key_or_extension_are_passed_over() -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name in ("README", ".hidden", "folder/x.y.JPG"):
+            archive.addfile(tarfile.TarInfo(name))
+    buffer.seek(0)
+    assert [(r.key, list(r.members)) for r in iterate_samples(buffer)] == [("folder/x", ["y.jpg"])]
+
+
+def test_a_member_beyond_the_limit_is_named_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tar, "MAX_MEMBER_BYTES", 1000)
+    data = encode_sample(sample("a", image=bytes(1001))) + encode_sample(sample("b"))
+    large, small = iterate_samples(io.BytesIO(data))
+    assert (large.too_large, "jpg" in large.members) == (["jpg"], False)
+    assert small.sample() == sample("b")
+
+
+def test_the_members_of_one_sample_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode_sample(sample("a", image=bytes(900)))
+    monkeypatch.setattr(tar, "MAX_SAMPLE_BYTES", 905)
+    (raw,) = iterate_samples(io.BytesIO(data))
+    assert raw.too_large == ["json", "txt"]
+
+
+def test_a_huge_extended_header_is_refused() -> None:
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, 2**40
+    with pytest.raises(ValueError, match="a header of 1099511627776 bytes"):
+        list(iterate_samples(io.BytesIO(info.tobuf(tarfile.GNU_FORMAT) + bytes(4096))))
+
+
+def test_markers_and_index_come_back() -> None:
+    marker = Marker(
+        "00000.tar", 1, 10, "ab", (0, 5), concepts={"color": 2}, rejects={"bad": 1},
+        rejected=(Reject("k", "bad", "why"),),
+    )  # fmt: skip
+    assert Marker.from_bytes(marker.to_bytes(), "here") == marker
+    index = Index.of([dataclasses.replace(marker, name="1.tar"), marker])
+    assert [shard.name for shard in index.shards] == ["00000.tar", "1.tar"]
+    assert (index.samples, index.concepts, index.rejects) == (2, {"color": 4}, {"bad": 2})
+    assert Index.from_bytes(index.to_bytes(), "here") == index
+    assert marker_name("00000.tar") == "00000.marker.json"
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (b"\xff", "not JSON"),
+        (b"[]", "not of format 1"),
+        (b'{"format": 2}', "not of format 1"),
+        (b'{"format": 1, "rejected": [], "offsets": [0]}', "not a marker"),
+    ],
+)
+def test_a_broken_marker_says_what_is_wrong(data: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^here: {message}"):
+        Marker.from_bytes(data, "here")
+
+
+def test_offsets_must_fit_the_samples() -> None:
+    data = json.loads(Marker("a.tar", 2, 10, "ab", (0, 5)).to_bytes())
+    with pytest.raises(ValueError, match="2 samples need 3 offsets, found 2"):
+        Marker.from_bytes(json.dumps(data).encode(), "here")
+
+
+def test_a_missing_index_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="finish `hnpretrain shard build`"):
+        read_index(str(tmp_path))
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file"
+    with pytest.raises(TypeError), storage.write_whole(str(path)) as file:
+        file.write(b"half" + None)  # type: ignore[operator]
+    assert list(path.parent.iterdir()) == []
+    storage.write_bytes(f"file://{path}", b"whole")
+    assert {p.name: p.read_bytes() for p in path.parent.iterdir()} == {"file": b"whole"}
+
+
+def test_leftovers_of_killed_writers_go(tmp_path: Path) -> None:
+    for name in (".a.tar.17.tmp", ".b.tar.17.tmp", "a.tar"):
+        (tmp_path / name).touch()
+    storage.remove_leftovers(str(tmp_path / "a.tar"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".b.tar.17.tmp", "a.tar"]
+
+
+def test_ranges_and_sizes(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    path.write_bytes(b"0123456789")
+    assert storage.read_range(str(path), 3, 6) == b"345"
+    assert storage.list_sizes(str(tmp_path), ".tar") == {"x.tar": 10}
+    with pytest.raises(OSError, match="ends at byte 10, but 12 bytes were expected"):
+        storage.read_range(str(path), 8, 12)
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(str(tmp_path / "none"))
+
+
+def test_failed_reads_are_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"0123456789")
+    read, calls = fsspec.implementations.local.LocalFileSystem.cat_file, []
+
+    def flaky(self: object, *arguments: object, **options: object) -> bytes:
+        calls.append(1)
+        if len(calls) < 3:
+            raise OSError("connection reset")
+        return bytes(read(self, *arguments, **options))
+
+    monkeypatch.setattr(fsspec.implementations.local.LocalFileSystem, "cat_file", flaky)
+    monkeypatch.setattr(storage.time, "sleep", lambda _: None)
+    assert storage.read_bytes(str(path)) == b"0123456789"
+    calls.clear()
+    with pytest.raises(OSError, match="2 reads at byte 0 failed: connection reset"):
+        storage.read_range(str(path), 0, 10, attempts=2)
+
+
+def test_shells_and_unknown_schemes_are_refused() -> None:
+    with pytest.raises(ValueError, match="run a shell and are refused"):
+        storage.read_bytes("pipe:cat /etc/hostname")
+    with pytest.raises(ValueError, match="nosuch"):
+        storage.read_bytes("nosuch://x")

@@ -1,0 +1,62 @@
+"""What counts as an image."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from conftest import png_bomb
+from PIL import Image
+
+from shard_tools.images import BadImage, check_image
+
+MAX_PIXELS = 10**8
+
+
+def converted(photo: bytes, form: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(photo)).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def reason(data: bytes, max_pixels: int = MAX_PIXELS) -> str:
+    with pytest.raises(BadImage) as caught:
+        check_image(data, max_pixels)
+    assert caught.value.detail
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("form, extension", [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp")])
+def test_the_format_tells_the_extension(photo: bytes, form: str, extension: str) -> None:
+    assert check_image(converted(photo, form), MAX_PIXELS) == extension
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kept", [0.5, 0.9, 0.99])
+def test_a_cut_image_is_broken(photo: bytes, form: str, kept: float) -> None:
+    data = converted(photo, form)
+    assert reason(data[: int(len(data) * kept)]) == "broken_image"
+
+
+def test_a_cut_progressive_jpeg_is_broken(photo: bytes) -> None:
+    data = converted(photo, "JPEG", progressive=True)
+    assert check_image(data, MAX_PIXELS) == "jpg"
+    assert reason(data[:-300]) == "broken_image"
+
+
+def test_what_is_no_image(photo: bytes) -> None:
+    assert reason(b"") == "empty_image"
+    assert reason(b"just some text" * 50) == "not_an_image"
+    assert reason(converted(photo, "GIF")) == "unsupported_format"
+
+
+@pytest.mark.parametrize("side", [60_000, 11_000])  # beyond Pillow's own bound, and within it
+@pytest.mark.filterwarnings("error")
+def test_a_bomb_is_refused_by_its_header(side: int) -> None:
+    assert reason(png_bomb(side, side)) == "too_many_pixels"
+
+
+def test_the_bound_is_the_caller_s(photo: bytes) -> None:
+    width, height = Image.open(io.BytesIO(photo)).size
+    assert check_image(photo, width * height) == "jpg"
+    assert reason(photo, width * height - 1) == "too_many_pixels"

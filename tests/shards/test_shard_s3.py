@@ -1,0 +1,97 @@
+"""`s3://` as source and as output, against a server on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from conftest import PHOTOS, folder_bytes, img2dataset_members, photos_settings, write_tar
+from moto.server import ThreadedMotoServer
+
+from hnpretrain.shards import storage
+from shard_tools.job import BuildSettings, build
+from shard_tools.sources import SourceSettings
+from shard_tools.verify import verify
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A bucket; the environment tells s3fs, here and in worker processes, where it is."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        environment.setenv("AWS_ACCESS_KEY_ID", "test")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        s3 = fsspec.filesystem("s3", use_listings_cache=False)
+        s3.mkdir("photos")
+        yield "s3://photos"
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    server.stop()
+
+
+def download(url: str) -> dict[str, bytes]:
+    names = storage.list_files(url, "")
+    return {name: storage.read_bytes(storage.join(url, name)) for name in names}
+
+
+def test_a_manifest_on_s3_gives_the_same_bytes(
+    bucket: str, tmp_path: Path, few_photos: Path, records: list[dict[str, Any]]
+) -> None:
+    s3, _ = storage.filesystem(bucket)
+    s3.put_file(str(few_photos), "photos/in/data.jsonl")
+    for record in records[:10]:
+        s3.put_file(str(PHOTOS / record["image"]), f"photos/in/{record['image']}")
+    build(photos_settings(tmp_path, few_photos, samples_per_shard=4))
+
+    source = SourceSettings("jsonl", f"{bucket}/in/data.jsonl")
+    settings = BuildSettings(source, f"{bucket}/out", samples_per_shard=4, workers=2)
+    assert build(settings).built == 3
+    assert download(f"{bucket}/out") == folder_bytes(tmp_path)
+    assert list(verify(f"{bucket}/out", 10**8, workers=1)) == []
+
+    storage.remove(f"{bucket}/out/00001.marker.json")
+    result = build(settings)
+    assert (result.built, result.kept) == (1, 2)
+    assert download(f"{bucket}/out") == folder_bytes(tmp_path)
+
+
+def test_tars_on_s3(bucket: str, tmp_path: Path, records: list[dict[str, Any]]) -> None:
+    s3, _ = storage.filesystem(bucket)
+    for number in range(2):
+        path = tmp_path / "tars" / f"{number:05d}.tar"
+        write_tar(path, img2dataset_members(records[number], number))
+        s3.put_file(str(path), f"photos/tars/{path.name}")
+    source = SourceSettings("tar", f"{bucket}/tars/{{00000..00001}}.tar")
+    settings = BuildSettings(source, str(tmp_path / "out"), workers=1)
+    assert build(settings).index.samples == 2
+    assert build(settings).kept == 2
+
+    local = BuildSettings(SourceSettings("tar", str(tmp_path / "tars")), str(tmp_path / "local"))
+    local.workers = 1
+    build(local)
+    for name in ("00000.tar", "00001.tar"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
+
+    # Another content under the same name is noticed by its ETag.
+    write_tar(tmp_path / "tars" / "00001.tar", img2dataset_members(records[5], 5))
+    s3.put_file(str(tmp_path / "tars" / "00001.tar"), "photos/tars/00001.tar")
+    assert build(settings).built == 1
+
+
+def test_what_is_missing_on_s3(bucket: str) -> None:
+    for path, message in (
+        (f"{bucket}/none", "there is no 's3://photos/none'"),
+        (f"{bucket}/none/1.tar", "there is no 's3://photos/none/1.tar'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build(BuildSettings(SourceSettings("tar", path), f"{bucket}/x"))
+    manifest = SourceSettings("jsonl", f"{bucket}/none.jsonl")
+    with pytest.raises(ValueError, match=r"source.path='s3://photos/none.jsonl' is not a file"):
+        build(BuildSettings(manifest, f"{bucket}/x"))
+    assert not storage.is_folder(f"{bucket}/x")

@@ -1,0 +1,96 @@
+"""Small trainings, in processes of their own under torchrun."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from hnpretrain import config
+from hnpretrain.train import loop
+from hnpretrain.train.log import read_log
+from hnpretrain.train.settings import TrainSettings
+
+TINY_MODEL = """
+model:
+  config:
+    embed_dim: 16
+    vision_cfg: {image_size: 32, layers: 1, width: 32, head_width: 16, patch_size: 16}
+    text_cfg: {context_length: 16, vocab_size: 49408, width: 16, heads: 2, layers: 1}
+"""
+# What tells a process its place in a group; this process has one of its own (conftest.py).
+_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_CLOCK = ("samples_per_second", "data_wait")
+
+
+def write_recipe(path: Path, shards: Path, **settings: Any) -> Path:
+    """A training config of a model that takes milliseconds a step."""
+    lines = [f"{key}: {value}" for key, value in {"log_every": 1, **settings}.items()]
+    data = f"data: {{shards: '{shards}', negatives: 2, workers: 1, block_size: 8}}"
+    optimizer = "optimizer: {lr: 1.0e-3, warmup_steps: 2}"
+    path.write_text("\n".join([*lines, data, optimizer, TINY_MODEL]))
+    return path
+
+
+def start(recipe: Path, *overrides: str) -> subprocess.Popen[str]:
+    """Starts a training under torchrun, with two ranks."""
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node=2",
+            "-m",
+            "hnpretrain.train",
+            str(recipe),
+            *overrides,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={key: os.environ[key] for key in os.environ if key not in _GROUP},
+    )
+
+
+def train(recipe: Path, *overrides: str) -> str:
+    """Trains with two ranks to the end; the output. Fails if the training does."""
+    process = start(recipe, *overrides)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def train_here(recipe: Path, *overrides: str) -> None:
+    """Trains in this process, which spares the imports."""
+    loop.train(config.load(TrainSettings, recipe, overrides))
+
+
+def kill_after(process: subprocess.Popen[str], run: Path, lines: int) -> None:
+    """Kills all its processes, hard, once the log has this many lines."""
+    deadline = time.monotonic() + 200
+    log = run / "log.jsonl"
+    try:
+        while not log.is_file() or log.read_bytes().count(b"\n") < lines:
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline, "the training does not get on"
+            time.sleep(0.005)
+    finally:
+        # Agent and ranks: torchrun gives each rank a session of its own.
+        family = [*psutil.Process(process.pid).children(recursive=True), process]
+        for member in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        process.communicate()
+
+
+def loss_lines(run: Path) -> list[dict[str, Any]]:
+    """The log's step lines, without what a clock measured."""
+    lines = read_log(run, "step")
+    return [{key: line[key] for key in line if key not in _CLOCK} for line in lines]

@@ -1,0 +1,106 @@
+"""A run that is killed anywhere and started again must tell the same story as one left alone."""
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hnpretrain.models.store import latest_checkpoint
+from tests.support.datasets import tile, write_dataset
+from tests.support.training import kill_after, loss_lines, start, train, train_here, write_recipe
+
+STEPS = 24
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    write_dataset(folder, (tile(i) for i in range(100)), per_shard=17)
+    return folder
+
+
+def recipe(folder, shards, **settings):
+    fields = {"epochs": 2, "batch_size": 8, "checkpoint": "{every: 5}", **settings}
+    return write_recipe(folder / "recipe.yaml", shards, **fields)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1])
+def test_killed_at_a_random_step_and_resumed(tmp_path, shards, zero_stage):
+    path = recipe(tmp_path, shards, zero_stage=zero_stage)
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    train(path, f"output={alone}")
+    assert len(loss_lines(alone)) == STEPS
+
+    step = random.randrange(2, STEPS - 1)
+    print(f"killed at step {step}")  # shown if the test fails
+    kill_after(start(path, f"output={killed}"), killed, step)
+    assert loss_lines_of_crash(killed) < STEPS
+    output = train(path, f"output={killed}")
+    assert ("going on at" in output) == (step >= 6)
+    assert loss_lines(killed) == loss_lines(alone)
+
+
+def loss_lines_of_crash(run):
+    """Whole lines in a log whose last one may be cut off."""
+    return (run / "log.jsonl").read_bytes().count(b'"event": "step"')
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, shards):
+    """A run of one rank, one epoch long."""
+    folder = tmp_path_factory.mktemp("finished")
+    train_here(recipe(folder, shards, epochs=1), f"output={folder / 'run'}")
+    return folder / "run"
+
+
+@pytest.fixture
+def run(tmp_path, finished):
+    """A copy of it to go on with."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def test_a_finished_run_has_nothing_left_to_do(tmp_path, shards, run, finished, capsys):
+    train_here(recipe(tmp_path, shards, epochs=1), f"output={run}")
+    assert "going on at epoch 1, step 0" in capsys.readouterr().out
+    assert loss_lines(run) == loss_lines(finished)
+
+
+def test_another_number_of_ranks_gives_the_same_losses(tmp_path, shards, finished):
+    """The plan gives the same global batches, and neither loss nor gradients depend on W."""
+    train(recipe(tmp_path, shards, epochs=1), f"output={tmp_path / 'two'}")
+    pairs = list(zip(loss_lines(finished), loss_lines(tmp_path / "two"), strict=True))
+    assert len(pairs) == STEPS // 2
+    for one, two in pairs:
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
+        assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("data.shards={other}", "the index has changed since"),
+        ("batch_size=16", "was trained with batch_size=8, now it is 16"),
+        ("seed=4", "was trained with seed=0, now it is 4"),
+        ("data.block_size=9", "was trained with data.block_size=8, now it is 9"),
+    ],
+)
+def test_a_run_is_not_continued_on_other_batches(tmp_path, shards, run, override, message):
+    other = tmp_path / "other"
+    write_dataset(other, (tile(i + 1) for i in range(100)), per_shard=17)
+    path = recipe(tmp_path, shards, epochs=1)
+    before = {p: p.read_bytes() for p in (run / "log.jsonl", run / "config.yaml")}
+    with pytest.raises(ValueError, match=message):
+        train_here(path, f"output={run}", override.format(other=other))
+    assert all(p.read_bytes() == data for p, data in before.items())
+
+
+def test_a_half_written_checkpoint_is_not_found(run):
+    newest = latest_checkpoint(run)
+    half = run / "checkpoints" / "step_00000099"
+    half.mkdir()
+    (half / "mp_rank_00_model_states.pt").write_bytes(b"half")
+    assert latest_checkpoint(run) == newest
+    assert newest.name == "step_00000012"
+    kept = sorted(p.name for p in (run / "checkpoints").glob("step_*"))
+    assert kept == ["step_00000010", "step_00000012", "step_00000099"]

@@ -1,0 +1,164 @@
+"""What one training run does, beside going on after a kill."""
+
+import json
+
+import pytest
+import torch
+
+from hnpretrain.models import load
+from hnpretrain.train.log import read_log
+from tests.support.datasets import tile, write_dataset
+from tests.support.training import loss_lines, train_here, write_recipe
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    write_dataset(folder, (tile(i) for i in range(40)), per_shard=17)
+    return folder
+
+
+def recipe(folder, shards, **settings):
+    return write_recipe(
+        folder / "recipe.yaml", shards, **{"epochs": 2, "batch_size": 8, **settings}
+    )
+
+
+def test_the_loss_falls_and_the_log_tells_it(tmp_path, shards, capsys):
+    train_here(recipe(tmp_path, shards, epochs=6), f"output={tmp_path}/run")
+    lines = read_log(tmp_path / "run", "step")
+    assert [line["global_step"] for line in lines] == list(range(1, 31))
+    assert sum(line["loss"] for line in lines[-5:]) < sum(line["loss"] for line in lines[:5])
+    assert lines[-1]["samples"] == 240
+    assert lines[0]["negatives"] == 16
+    console = capsys.readouterr().out
+    assert "40 samples in 3 shards | 5 steps of 8 an epoch, 6 epochs" in console
+    assert "step 30/30 | epoch 5 | loss " in console
+
+
+def test_no_zero_and_zero_agree(tmp_path, shards):
+    runs = [tmp_path / f"zero{stage}" for stage in (0, 1, 2)]
+    path = recipe(tmp_path, shards)
+    for stage, run in enumerate(runs):
+        train_here(path, f"output={run}", f"zero_stage={stage}", "optimizer.max_grad_norm=0.5")
+    first, *others = [loss_lines(run) for run in runs]
+    for other in others:
+        for a, b in zip(first, other, strict=True):
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+            assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
+
+
+def test_bf16_stays_close_to_fp32(tmp_path, shards):
+    for precision in ("fp32", "bf16"):
+        train_here(
+            recipe(tmp_path, shards, epochs=1),
+            f"output={tmp_path / precision}",
+            f"precision={precision}",
+        )
+    fp32, bf16 = loss_lines(tmp_path / "fp32"), loss_lines(tmp_path / "bf16")
+    assert fp32 != bf16
+    for a, b in zip(fp32, bf16, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=2e-2)
+    weights = load(str(tmp_path / "bf16")).model.state_dict()
+    assert {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()} == {
+        torch.float32
+    }
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1])
+def test_the_logit_scale_is_brought_back_to_100(tmp_path, shards, zero_stage):
+    """Also in the copy of the weights that ZeRO steps on, else the next step would undo it."""
+    train_here(
+        recipe(tmp_path, shards),
+        f"output={tmp_path}/run",
+        f"zero_stage={zero_stage}",
+        "model.config.init_logit_scale=6",
+        "optimizer.lr=1e-4",
+    )
+    first, *others = [line["logit_scale"] for line in loss_lines(tmp_path / "run")]
+    assert first > 400
+    assert all(90 < scale < 100.01 for scale in others)
+    assert others[-1] < 100  # and it can move down from there
+
+
+def test_locked_towers_do_not_move(tmp_path, shards):
+    path = recipe(tmp_path, shards, epochs=1)
+    train_here(
+        path,
+        f"output={tmp_path}/run",
+        "model.lock_image=true",
+        "checkpoint.every=1",
+        "checkpoint.keep=9",
+    )
+    first, last = (
+        load(str(tmp_path / "run/checkpoints" / name)).model.state_dict()
+        for name in ("step_00000001", "step_00000005")
+    )
+    moved = {name for name in first if not torch.equal(first[name], last[name])}
+    assert not any(name.startswith("visual.") for name in moved)
+    assert "token_embedding.weight" in moved
+
+
+def test_more_negatives_than_stored_is_said_once(tmp_path, shards, capsys):
+    train_here(recipe(tmp_path, shards), f"output={tmp_path}/run", "data.negatives=5")
+    console = capsys.readouterr().out
+    assert console.count("data.negatives=5, but these shards hold at most 2 a caption") == 1
+    assert loss_lines(tmp_path / "run")[0]["negatives"] == 16
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_keys(tmp_path, shards, monkeypatch):
+    from hnpretrain.losses import HardNegativeContrastiveLoss
+
+    forward = HardNegativeContrastiveLoss.forward
+
+    def poisoned(self, image, *rest):
+        return forward(self, image * torch.nan, *rest)
+
+    monkeypatch.setattr(HardNegativeContrastiveLoss, "forward", poisoned)
+    with pytest.raises(ValueError, match=r"the loss is nan at step 0; the first keys .* 0000"):
+        train_here(recipe(tmp_path, shards), f"output={tmp_path}/run")
+
+
+def test_broken_samples_are_named_in_the_log_and_stop_the_run(tmp_path):
+    from dataclasses import replace
+
+    samples = [tile(i) for i in range(40)]
+    samples[3] = replace(samples[3], image=b"no image")
+    write_dataset(tmp_path / "shards", samples, per_shard=20)
+    path = recipe(tmp_path, tmp_path / "shards", epochs=3)
+    train_here(path, f"output={tmp_path}/run")  # too few samples to judge the share
+    (reject, *_) = read_log(tmp_path / "run", "rejected")
+    assert (reject["key"], reject["reason"]) == ("000003", "not_an_image")
+    assert loss_lines(tmp_path / "run")[-1]["rejected"] == 3
+
+    with pytest.raises(ValueError, match=r"of 1000 samples were rejected, more than"):
+        train_here(path, f"output={tmp_path}/long", "epochs=30", "data.max_reject_share=0.02")
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("data.shards=''", "set data.shards"),
+        ("data.shards=/nowhere", "index.json does not exist: finish"),
+        ("batch_size=64", "40 samples do not fill one global batch of 64"),
+        ("data.streams=3", "streams=3 must divide the global batch_size=8"),
+        ("precision=fp8", "precision='fp8' is not one of fp32, bf16"),
+        ("zero_stage=3", "zero_stage=3 is not one of 0, 1, 2"),
+        ("loss.scope=globl", "did you mean 'global'"),
+        ("model.arch=ViT-B-33", "set either model.arch"),
+        ("optimiser.lr=1", "unknown key optimiser; did you mean 'optimizer'"),
+    ],
+)
+def test_wrong_settings(tmp_path, shards, override, message):
+    with pytest.raises(ValueError, match=message):
+        train_here(recipe(tmp_path, shards), f"output={tmp_path}/run", override)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_resolved_config_is_kept(tmp_path, shards):
+    train_here(recipe(tmp_path, shards, epochs=1), f"output={tmp_path}/run", "seed=3")
+    text = (tmp_path / "run/config.yaml").read_text()
+    assert "seed: 3\n" in text
+    assert "streams: 8\n" in text  # chosen, since the recipe gives none
+    last = json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[-1])
+    assert last == {"event": "checkpoint", "global_step": 5}
