@@ -32,10 +32,10 @@ from dataclasses import dataclass, field
 from fsspec.implementations.local import LocalFileSystem
 
 from hnpretrain.shards import storage
+from hnpretrain.shards.images import BadImage, check_image
 from hnpretrain.shards.index import INDEX_NAME, Index, write_index
 from hnpretrain.shards.marker import FORMAT, Marker, Reject, marker_name, read_marker
 from hnpretrain.shards.schema import Sample
-from shard_tools.images import BadImage, check_image
 from shard_tools.negatives import CaptionedSample, NegativeMaker, NegativeSettings
 from shard_tools.sources import (
     BAD_CAPTION,

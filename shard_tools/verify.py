@@ -12,11 +12,11 @@ from functools import partial
 from itertools import pairwise
 
 from hnpretrain.shards import storage
+from hnpretrain.shards.images import BadImage, check_image
 from hnpretrain.shards.index import INDEX_NAME, Index, read_index
 from hnpretrain.shards.marker import Marker, marker_name, read_marker
 from hnpretrain.shards.schema import Caption, Sample
 from hnpretrain.shards.tar import END_OF_ARCHIVE, decode_sample
-from shard_tools.images import BadImage, check_image
 
 
 def verify(folder: str, max_pixels: int, workers: int) -> Iterator[str]:

@@ -8,17 +8,15 @@ so runs that differ in K alone see the same images and captions.
 from __future__ import annotations
 
 import hashlib
-import io
 import random
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from hnpretrain.data.streams import BadSample
+from hnpretrain.shards.images import decode_image
 from hnpretrain.shards.tar import RawSample
 
 Transform = Callable[[Image.Image], torch.Tensor]
@@ -63,12 +61,14 @@ class SampleDecoder:
     seed: int
 
     def __call__(self, raw: RawSample, epoch: int) -> TrainingSample:
-        """Decodes a sample; BadSample if its image or its captions are unusable."""
-        try:
-            captions = raw.captions()
-            image_bytes, _ = raw.image()
-        except ValueError as error:
-            raise BadSample("bad_member", str(error)) from error
+        """Decodes a sample.
+
+        Raises:
+            BadImage: the image cannot be decoded, or is too large.
+            ValueError: a member is missing or broken.
+        """
+        captions = raw.captions()
+        image_bytes, _ = raw.image()
         image = decode_image(image_bytes, self.max_pixels)
 
         draw = _generator(self.seed, epoch, raw.key)
@@ -87,31 +87,6 @@ class SampleDecoder:
             negative_KL=negative_KL,
             negative_mask_K=torch.arange(self.negatives) < len(order),
         )
-
-
-def decode_image(data: bytes, max_pixels: int) -> Image.Image:
-    """An RGB image from the bytes of a file, bounded.
-
-    Raises:
-        BadSample: it is no image, is cut short, or has more than `max_pixels` pixels.
-    """
-    try:
-        with warnings.catch_warnings():
-            # Our own bound is checked just below, before any pixel is decoded.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
-        width, height = image.size
-        if width * height > max_pixels:
-            raise BadSample(
-                "too_many_pixels", f"{width} x {height} pixels; at most {max_pixels} are decoded"
-            )
-        return image.convert("RGB")
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise BadSample("not_an_image", str(error)) from error
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three on broken files
-        if isinstance(error, BadSample):
-            raise
-        raise BadSample("broken_image", str(error)) from error
 
 
 def _generator(seed: int, epoch: int, key: str) -> np.random.Generator:

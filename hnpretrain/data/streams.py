@@ -15,6 +15,7 @@ import numpy as np
 
 from hnpretrain.data.plan import Plan
 from hnpretrain.shards import storage
+from hnpretrain.shards.images import BadImage
 from hnpretrain.shards.index import Index
 from hnpretrain.shards.marker import Marker, Reject, read_marker
 from hnpretrain.shards.tar import RawSample, decode_sample
@@ -23,18 +24,6 @@ T = TypeVar("T")
 
 # Stand-ins tried for one broken sample before giving up: so many in a row is no bad luck.
 _STAND_INS = 8
-
-
-class BadSample(ValueError):
-    """A sample that cannot be used.
-
-    Attributes:
-        reason: a short name to count by (`not_an_image`, `bad_json`, ...).
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
 
 
 class ShardSet:
@@ -86,7 +75,8 @@ def read_stream(
     their size on every rank; being far off in shuffled order, the two do not meet in one step.
 
     Args:
-        decode: makes a training sample of a raw one; raises BadSample if it is unusable.
+        decode: makes a training sample of a raw one; raises BadImage or another ValueError if it
+            cannot.
 
     Yields:
         (decoded sample, the samples that were rejected in its place).
@@ -120,8 +110,8 @@ def _decode_with_stand_in(
             sample = decode_sample(data)
             key = sample.key
             return decode(sample), rejects
-        except BadSample as error:
-            rejects.append(Reject(key, error.reason, str(error)))
+        except BadImage as error:
+            rejects.append(Reject(key, error.reason, error.detail))
         except ValueError as error:
             rejects.append(Reject(key, "bad_member", str(error)))
     named = "; ".join(f"{reject.key}: {reject.detail}" for reject in rejects)

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
+from hnpretrain.shards.images import BadImage, decode_image
+
 # Larger than any benchmark's photo; a small file can unfold to far more (a decompression bomb).
 MAX_PIXELS = 50_000_000
-
-# What Pillow's decoders raise on damaged files, beside OSError.
-_DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 
 @dataclass(frozen=True)
@@ -56,16 +43,14 @@ class ImageSource:
         Raises:
             ValueError: it is missing, no image, truncated, or larger than MAX_PIXELS.
         """
-        stream = io.BytesIO(self.content) if isinstance(self.content, bytes) else self.content
         try:
-            with Image.open(stream) as image:
-                pixels = image.width * image.height
-                if pixels > MAX_PIXELS:
-                    raise ValueError(
-                        f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS} allowed"
-                    )
-                return image.convert("RGB")
+            content = self.content
+            data = content if isinstance(content, bytes) else content.read_bytes()
         except FileNotFoundError as error:
             raise ValueError(f"image {self.name}: no such file") from error
-        except _DECODE_ERRORS as error:
+        except OSError as error:
             raise ValueError(f"image {self.name} cannot be read: {error}") from error
+        try:
+            return decode_image(data, MAX_PIXELS)
+        except BadImage as error:
+            raise ValueError(f"image {self.name} cannot be read: {error.detail}") from error

@@ -1,7 +1,6 @@
 """What the loader gives out: the same samples for every number of ranks and workers, from any
 position, with broken samples named and replaced."""
 
-import io
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +9,6 @@ import torch
 from PIL import Image
 
 from hnpretrain.data.loader import DataSettings, Loader, Position, make_plan
-from hnpretrain.data.samples import decode_image
-from hnpretrain.data.streams import BadSample
 from hnpretrain.shards.index import read_index
 from hnpretrain.shards.schema import Sample
 from tests.support.datasets import photo_samples, tile, write_dataset
@@ -186,13 +183,11 @@ def test_a_marker_of_another_build_is_refused(tmp_path):
         batches(loader(tmp_path / "a"))
 
 
-def test_images_are_bounded():
-    buffer = io.BytesIO()
-    Image.new("RGB", (100, 50)).save(buffer, "PNG")
-    assert decode_image(buffer.getvalue(), 5000).size == (100, 50)
-    with pytest.raises(BadSample, match="100 x 50 pixels; at most 4999") as error:
-        decode_image(buffer.getvalue(), 4999)
-    assert error.value.reason == "too_many_pixels"
+def test_images_are_bounded(folder):
+    seen = batches(loader(folder, max_pixels=16 * 16), epochs=1)
+    assert not any(refused for _, _, refused in seen)
+    with pytest.raises(ValueError, match="16 x 16 pixels, more than the 255 allowed"):
+        batches(loader(folder, max_pixels=16 * 16 - 1))
 
 
 def test_real_photos(tmp_path):

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from loss_cases import Case, make_case
 from torch import nn
 
 from hnpretrain.losses import HardNegativeContrastiveLoss, blocked
+from tests.losses.loss_cases import Case, make_case
 
 SCOPES = ("own", "local", "global")
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from loss_cases import Case, assert_close, make_case, oracle
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hnpretrain.losses import HardNegativeContrastiveLoss, blocked
 from hnpretrain.losses.oracle import oracle_loss
+from tests.losses.loss_cases import Case, assert_close, make_case, oracle
 
 SCOPES = ["own", "local", "global"]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2}

@@ -9,10 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from loss_cases import assert_close, error, oracle
-from rank_worker import DTYPES, LOCAL_BATCH, SCOPES, Towers, case_for, launch, tower_inputs
 
 from hnpretrain.losses.oracle import oracle_loss
+from tests.losses.loss_cases import assert_close, error, oracle
+from tests.losses.rank_worker import (
+    DTYPES,
+    LOCAL_BATCH,
+    SCOPES,
+    Towers,
+    case_for,
+    launch,
+    tower_inputs,
+)
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5, "bfloat16": 2e-2}
 Found = list[dict[str, Any]]

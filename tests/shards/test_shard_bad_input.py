@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PHOTOS, Ran, write_jsonl, write_tar
+
+from tests.shards.conftest import PHOTOS, Ran, write_jsonl, write_tar
 
 Command = Callable[..., Ran]
 

@@ -13,15 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import (
-    PHOTOS,
-    folder_bytes,
-    img2dataset_members,
-    photos_settings,
-    png_bomb,
-    write_jsonl,
-    write_tar,
-)
 
 from hnpretrain.shards import storage
 from hnpretrain.shards.index import read_index
@@ -31,6 +22,15 @@ from hnpretrain.shards.tar import decode_sample
 from shard_tools.job import BuildSettings, JobState, build
 from shard_tools.sources import SourceSettings
 from shard_tools.verify import verify
+from tests.shards.conftest import (
+    PHOTOS,
+    folder_bytes,
+    img2dataset_members,
+    photos_settings,
+    png_bomb,
+    write_jsonl,
+    write_tar,
+)
 
 
 def read_samples(folder: Path) -> list[Sample]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 
 import pytest
-from conftest import png_bomb
 from PIL import Image
 
-from shard_tools.images import BadImage, check_image
+from hnpretrain.shards.images import BadImage, check_image, decode_image
+from tests.shards.conftest import png_bomb
 
 MAX_PIXELS = 10**8
 
@@ -60,3 +60,23 @@ def test_the_bound_is_the_caller_s(photo: bytes) -> None:
     width, height = Image.open(io.BytesIO(photo)).size
     assert check_image(photo, width * height) == "jpg"
     assert reason(photo, width * height - 1) == "too_many_pixels"
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_decoding_gives_rgb(photo: bytes, form: str) -> None:
+    size = Image.open(io.BytesIO(photo)).size
+    image = decode_image(converted(photo, form), size[0] * size[1])
+    assert (image.mode, image.size) == ("RGB", size)
+
+
+def test_decoding_is_bounded_and_names_the_reason(photo: bytes) -> None:
+    for data, expected in (
+        (b"", "empty_image"),
+        (b"text", "not_an_image"),
+        (photo[:-500], "broken_image"),
+        (photo, "too_many_pixels"),
+        (png_bomb(60_000, 60_000), "too_many_pixels"),
+    ):
+        with pytest.raises(BadImage) as caught:
+            decode_image(data, 224 * 224 if expected == "too_many_pixels" else MAX_PIXELS)
+        assert caught.value.reason == expected

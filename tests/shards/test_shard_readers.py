@@ -12,10 +12,10 @@ import numpy as np
 import open_clip_train.data
 import pytest
 import webdataset
-from conftest import PHOTOS, photos_settings
 from PIL import Image
 
 from shard_tools.job import build
+from tests.shards.conftest import PHOTOS, photos_settings
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,19 @@ from typing import Any
 
 import fsspec
 import pytest
-from conftest import PHOTOS, folder_bytes, img2dataset_members, photos_settings, write_tar
 from moto.server import ThreadedMotoServer
 
 from hnpretrain.shards import storage
 from shard_tools.job import BuildSettings, build
 from shard_tools.sources import SourceSettings
 from shard_tools.verify import verify
+from tests.shards.conftest import (
+    PHOTOS,
+    folder_bytes,
+    img2dataset_members,
+    photos_settings,
+    write_tar,
+)
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PHOTOS, img2dataset_members, write_jsonl, write_tar
 
 from hnpretrain.shards.marker import Reject
 from shard_tools.sources import SourceSample, SourceSettings, SourceShard, plan_source
 from shard_tools.sources.base import clean_caption, clean_key
+from tests.shards.conftest import PHOTOS, img2dataset_members, write_jsonl, write_tar
 
 
 def read_all(shards: list[SourceShard]) -> list[SourceSample | Reject]:

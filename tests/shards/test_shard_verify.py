@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Ran, photos_settings
 
 from hnpretrain.shards.index import Index, read_index, write_index
 from hnpretrain.shards.marker import Marker, marker_name, read_marker
 from hnpretrain.shards.schema import Caption, Negative, Sample
 from shard_tools.job import build
 from shard_tools.writer import ShardWriter
+from tests.shards.conftest import Ran, photos_settings
 
 Command = Callable[..., Ran]
 

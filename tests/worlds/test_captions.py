@@ -5,11 +5,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from caption_checker import check
 
 from hnpretrain.worlds.captions import captions_of, with_article
 from hnpretrain.worlds.pairs import changed_word
 from hnpretrain.worlds.scene import Background, Scene, Thing, sample_scene, stream
+from tests.worlds.caption_checker import check
 
 
 def test_every_claim_of_thousands_of_captions_is_true() -> None:

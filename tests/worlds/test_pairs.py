@@ -5,11 +5,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from caption_checker import LARGE, SMALL, check
 
 from hnpretrain.worlds.draw import render
 from hnpretrain.worlds.pairs import CONCEPTS, Pair, sample_pair
 from hnpretrain.worlds.scene import COLORS, KINDS, OPPOSITE, stream
+from tests.worlds.caption_checker import LARGE, SMALL, check
 
 PER_CONCEPT = 400
 
