@@ -97,14 +97,16 @@ def _generator(seed: int, epoch: int, key: str) -> np.random.Generator:
 def _augment(transform: Transform, image: Image.Image, seed: int) -> torch.Tensor:
     # torchvision draws from torch's generator, open_clip's color jitter from Python's; both are
     # restored, so that decoding in the training process (workers=0) leaves training's draws alone.
-    state = random.getstate()
+    python_state, torch_state = random.getstate(), torch.get_rng_state()
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            random.seed(seed)
-            return transform(image)
+        random.seed(seed)
+        # The CPU's generator alone: torch.manual_seed would also queue a call, with its stack, for
+        # each CUDA device, in a worker that never uses one.
+        torch.default_generator.manual_seed(seed)
+        return transform(image)
     finally:
-        random.setstate(state)
+        random.setstate(python_state)
+        torch.set_rng_state(torch_state)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ import shlex
 import subprocess
 import sys
 import time
-from importlib import resources
 from pathlib import Path
 
 from rich.console import Console
@@ -24,9 +23,12 @@ from rich.table import Table
 from hnpretrain.demo.report import Comparison, Run, write_report
 from hnpretrain.worlds.pairs import CONCEPTS
 
-SCENES = 4000
+SCENES = 5000
+CAPTIONS = 4
 PAIRS_PER_CONCEPT = 250
 PROCESSES = 2
+_LEXICONS = ("object", "size")
+_ASSETS = Path(__file__).parent
 RUNS = (Run("standard", "standard loss", 0), Run("negatives", "K = 3 negatives", 3))
 
 
@@ -40,9 +42,9 @@ def run(output: Path, seed: int) -> None:
     output.mkdir(parents=True, exist_ok=True)
     world, pairs, shards = output / "world", output / "pairs.parquet", output / "shards"
     recipe = output / "recipe.yaml"
-    recipe.write_text(resources.files("hnpretrain.demo").joinpath("recipe.yaml").read_text())
+    recipe.write_text((_ASSETS / "recipe.yaml").read_text())
 
-    _command("world", "scenes", world, "--count", SCENES, "--seed", seed)
+    _command("world", "scenes", world, "--count", SCENES, "--captions", CAPTIONS, "--seed", seed)
     _command("world", "pairs", pairs, "--per-concept", PAIRS_PER_CONCEPT, "--seed", seed)
     _command(
         "shard",
@@ -52,6 +54,8 @@ def run(output: Path, seed: int) -> None:
         f"source.images={world}",
         f"output={shards}",
         f"seed={seed}",
+        # A negative that names what no scene shows could be told without looking.
+        *(f"negatives.lexicons.{name}={_ASSETS / 'lexicons' / name}.yaml" for name in _LEXICONS),
     )
     for each in RUNS:
         _command(

@@ -13,6 +13,10 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+# torch 2.14 renamed these and warns of the old names; 2.11 knows no others.
+_all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+_reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -51,7 +55,7 @@ class Ranks:
             return [list(values)]
         mine = torch.tensor(values, dtype=torch.int64, device=self._control_device())
         everyone = mine.new_empty(self.size * mine.numel())
-        dist.all_gather_into_tensor(everyone, mine, group=self.group)
+        _all_gather(everyone, mine, group=self.group)
         return everyone.view(self.size, -1).tolist()
 
     def gather(self, x: torch.Tensor) -> torch.Tensor:
@@ -59,7 +63,7 @@ class Ranks:
         if self.size == 1:
             return x
         everyone = x.new_empty(self.size * x.shape[0], *x.shape[1:])
-        dist.all_gather_into_tensor(everyone, x.contiguous(), group=self.group)
+        _all_gather(everyone, x.contiguous(), group=self.group)
         return everyone
 
     def reduce_scatter(self, x: torch.Tensor) -> torch.Tensor:
@@ -71,7 +75,7 @@ class Ranks:
         if self.size == 1:
             return x
         mine = x.new_empty(x.shape[0] // self.size, *x.shape[1:])
-        dist.reduce_scatter_tensor(mine, x.contiguous(), group=self.group)
+        _reduce_scatter(mine, x.contiguous(), group=self.group)
         return mine
 
     def sum(self, x: torch.Tensor) -> torch.Tensor:

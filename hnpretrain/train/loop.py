@@ -206,7 +206,9 @@ class StepResult:
 def train_step(run: _Run, batch: Batch, rate: float) -> StepResult:
     """One optimizer step on this rank's part of the global batch."""
     # Dropout and the like draw from (seed, step, rank), so a resumed run draws the same.
-    torch.manual_seed(_seed_of(run.settings.seed, run.progress.global_step, run.place.rank))
+    _seed_draws(
+        _seed_of(run.settings.seed, run.progress.global_step, run.place.rank), run.place.device
+    )
     for group in run.engine.optimizer.param_groups:
         group["lr"] = rate
     features = run.engine(batch)
@@ -297,6 +299,13 @@ def _after(position: Position, steps_per_epoch: int) -> Position:
     if position.step + 1 < steps_per_epoch:
         return Position(position.epoch, position.step + 1)
     return Position(position.epoch + 1, 0)
+
+
+def _seed_draws(seed: int, device: torch.device) -> None:
+    # Not torch.manual_seed: where CUDA is unused, it queues a call for it, a little more each step.
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def _seed_of(seed: int, step: int, rank: int) -> int:

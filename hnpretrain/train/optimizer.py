@@ -62,6 +62,7 @@ def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.opti
         lr=settings.lr,
         betas=settings.betas,
         eps=settings.eps,
+        fused=True,  # one pass over the weights, several times faster, on the CPU too
     )
 
 

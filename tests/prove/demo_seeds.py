@@ -1,0 +1,46 @@
+"""The demo over several seeds: `python -m tests.prove.demo_seeds OUT [SEEDS]`, run by `make prove`.
+
+Writes OUT/seeds.json and prints, as Markdown, the mean and the spread of each accuracy.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from pathlib import Path
+
+from hnpretrain.demo.path import RUNS, run
+from hnpretrain.demo.report import SCORES
+from hnpretrain.worlds.pairs import CONCEPTS
+
+
+def main(output: Path, seeds: int) -> None:
+    results = []
+    for seed in range(seeds):
+        folder = output / f"seed{seed}"
+        if not (folder / "results.json").is_file():
+            run(folder, seed)
+        results.append(json.loads((folder / "results.json").read_text()))
+    (output / "seeds.json").write_text(json.dumps(results, indent=2) + "\n")
+
+    titles = [f"{score}: {each.title}" for score in SCORES for each in RUNS]
+    print(f"| concept | {' | '.join(titles)} |")
+    print(f"|{'---|' * (len(titles) + 1)}")
+    for concept in (*CONCEPTS, "all"):
+        cells = [
+            _mean_and_spread([r["accuracy"][each.name][score][concept] for r in results])
+            for score in SCORES
+            for each in RUNS
+        ]
+        print(f"| {concept} | {' | '.join(cells)} |")
+
+
+def _mean_and_spread(values: list[float]) -> str:
+    """Mean and sample standard deviation over the seeds, in percent."""
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{100 * statistics.mean(values):.1f} +- {100 * spread:.1f}"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 3)

@@ -1,0 +1,59 @@
+"""The command line as a program: help, exit status, one clear line for an error."""
+
+import subprocess
+import sys
+
+import pytest
+
+COMMANDS = ["demo", "world", "shard", "train", "launch", "eval", "export"]
+
+
+def run(*arguments, module="hnpretrain.cli"):
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, timeout=120
+    )
+
+
+def test_help_names_every_command():
+    done = run("--help")
+    assert done.returncode == 0
+    assert all(f" {command} " in done.stdout for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help(command):
+    done = run(command, "--help")
+    assert done.returncode == 0
+    assert "Usage:" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["trian"], ["train"], ["eval", "x"], ["export", "a"]])
+def test_wrong_use_is_status_2(arguments):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["train", "nowhere.yaml"], "error: config 'nowhere.yaml' is not a file"),
+        (["eval", "nowhere", "--benchmark", "sugercrepe=x"], "did you mean 'sugarcrepe'"),
+        (["export", "/nowhere", "/tmp/none"], "error: '/nowhere' is neither a folder"),
+        (["shard", "verify", "/nowhere"], "error: "),
+        (["launch", "local", "x.yaml", "--nproc", "0"], "error: --nproc=0 must be at least 1"),
+    ],
+)
+def test_failure_is_status_1_and_one_line(arguments, message):
+    done = run(*arguments)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert message in line
+
+
+def test_training_as_a_module():
+    done = run("--help", module="hnpretrain.train")
+    assert done.returncode == 0
+    done = run("nowhere.yaml", module="hnpretrain.train")
+    assert done.returncode == 1
+    assert done.stderr == "error: config 'nowhere.yaml' is not a file\n"
