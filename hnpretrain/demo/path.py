@@ -26,6 +26,7 @@ from hnpretrain.worlds.pairs import CONCEPTS
 SCENES = 5000
 CAPTIONS = 4
 PAIRS_PER_CONCEPT = 250
+IMAGE_SIZE = 48
 PROCESSES = 2
 _LEXICONS = ("object", "size")
 _ASSETS = Path(__file__).parent
@@ -44,8 +45,9 @@ def run(output: Path, seed: int) -> None:
     recipe = output / "recipe.yaml"
     recipe.write_text((_ASSETS / "recipe.yaml").read_text())
 
-    _command("world", "scenes", world, "--count", SCENES, "--captions", CAPTIONS, "--seed", seed)
-    _command("world", "pairs", pairs, "--per-concept", PAIRS_PER_CONCEPT, "--seed", seed)
+    common = ("--size", IMAGE_SIZE, "--seed", seed)
+    _command("world", "scenes", world, "--count", SCENES, "--captions", CAPTIONS, *common)
+    _command("world", "pairs", pairs, "--per-concept", PAIRS_PER_CONCEPT, *common)
     _command(
         "shard",
         "build",
