@@ -52,7 +52,7 @@ def _exit_with_one_line(program: typer.Typer) -> None:
     except (ValueError, OSError) as error:
         rank = os.environ.get("RANK")
         prefix = f"[rank {rank}] " if rank is not None else ""
-        print(f"{prefix}error: {error}", file=sys.stderr, flush=True)
+        print(f"{prefix}error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         sys.exit(1)
 
 

@@ -41,11 +41,11 @@ def load(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] 
     for override in overrides:
         if "=" not in override.lstrip("="):
             raise ValueError(f"override {override!r}: write it as key=value, for example seed=1")
-    layers.append(_as_mapping(OmegaConf.from_dotlist(list(overrides)), "the overrides"))
+    layers.append(_as_mapping(_read_overrides(overrides), "the overrides"))
 
-    for layer in layers:
-        _check_keys(cls, layer, prefix="")
     try:
+        for layer in layers:
+            _check_keys(cls, layer, prefix="")
         merged = OmegaConf.merge(OmegaConf.structured(cls), *layers)
         value = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
@@ -86,6 +86,13 @@ def _read_yaml(path: str | Path) -> object:
         return OmegaConf.load(path)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"config {str(path)!r}: {' '.join(str(error).split())}") from error
+
+
+def _read_overrides(overrides: Sequence[str]) -> object:
+    try:
+        return OmegaConf.from_dotlist(list(overrides))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{' '.join(overrides)}: {' '.join(str(error).split())}") from error
 
 
 def _as_mapping(value: object, what: str) -> DictConfig:

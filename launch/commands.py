@@ -23,4 +23,4 @@ def local(
     """Train on this machine under torchrun."""
     from launch.local import run_local
 
-    raise typer.Exit(run_local(config, overrides or [], nproc))
+    run_local(config, overrides or [], nproc)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
+
+from hnpretrain.config import load
+from hnpretrain.train.settings import TrainSettings
 
 
 def torchrun_command(config: str, overrides: Sequence[str], processes: int) -> list[str]:
@@ -24,16 +27,19 @@ def torchrun_command(config: str, overrides: Sequence[str], processes: int) -> l
     ]
 
 
-def run_local(config: str, overrides: Sequence[str], processes: int) -> int:
-    """Trains under torchrun and waits; returns torchrun's exit status.
+def run_local(config: str, overrides: Sequence[str], processes: int) -> NoReturn:
+    """Turns this process into torchrun, so that signals reach it and it can end its ranks.
 
-    Each process gets an equal part of the cores, unless OMP_NUM_THREADS says otherwise.
+    Each rank gets an equal part of the cores, unless OMP_NUM_THREADS says otherwise.
+
+    Raises:
+        ValueError: the config is wrong; found here, before W ranks say it.
     """
+    load(TrainSettings, config, overrides)
     if processes < 1:
         raise ValueError(f"--nproc={processes} must be at least 1")
     environment = dict(os.environ)
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
     environment.setdefault("OMP_NUM_THREADS", str(threads))
-    return subprocess.run(
-        torchrun_command(config, overrides, processes), env=environment, check=False
-    ).returncode
+    command = torchrun_command(config, overrides, processes)
+    os.execve(command[0], command, environment)

@@ -5,12 +5,15 @@ import sys
 
 import pytest
 
+from tests.support.training import clean_environment
+
 COMMANDS = ["demo", "world", "shard", "train", "launch", "eval", "export"]
 
 
 def run(*arguments, module="hnpretrain.cli"):
+    command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(
-        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, timeout=120
+        command, capture_output=True, text=True, timeout=120, env=clean_environment()
     )
 
 
@@ -42,6 +45,7 @@ def test_wrong_use_is_status_2(arguments):
         (["export", "/nowhere", "/tmp/none"], "error: '/nowhere' is neither a folder"),
         (["shard", "verify", "/nowhere"], "error: "),
         (["launch", "local", "x.yaml", "--nproc", "0"], "error: --nproc=0 must be at least 1"),
+        (["launch", "local", "x.yaml", "--nproc", "2"], "error: config 'x.yaml' is not a file"),
     ],
 )
 def test_failure_is_status_1_and_one_line(arguments, message):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from hnpretrain.models import load
 from tests.support.datasets import PHOTOS
-from tests.support.training import TINY_MODEL, loss_lines
+from tests.support.training import TINY_MODEL, clean_environment, loss_lines
 
 
 def hnpretrain(*arguments):
@@ -21,6 +21,7 @@ def hnpretrain(*arguments):
         capture_output=True,
         text=True,
         timeout=300,
+        env=clean_environment(),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

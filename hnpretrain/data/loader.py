@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from hnpretrain.data.plan import Plan, choose_streams
@@ -48,6 +47,8 @@ class DataSettings:
         for name in ("negatives", "streams", "workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"data.{name}={getattr(self, name)} must not be negative")
+        if not 0 <= self.max_reject_share <= 1:
+            raise ValueError(f"data.max_reject_share={self.max_reject_share} must be from 0 to 1")
         for name in ("block_size", "max_pixels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name}={getattr(self, name)} must be at least 1")
@@ -69,7 +70,7 @@ def make_plan(
     Raises:
         ValueError: batch size, streams, ranks and the data set's size do not go together.
     """
-    streams = settings.streams or choose_streams(batch_size, world_size, settings.workers)
+    streams = settings.streams or choose_streams(batch_size, world_size)
     plan = Plan(
         shard_samples=tuple(shard.samples for shard in index.shards),
         streams=streams,
@@ -121,6 +122,10 @@ class Loader:
 
         Yields:
             (position, batch, the samples that were rejected while reading it).
+
+        Raises:
+            ValueError: a marker does not agree, or samples in a row could not be decoded.
+            OSError: a shard could not be read.
         """
         # More workers than streams would leave some with nothing to read.
         workers = min(self._settings.workers, len(self._streams))
@@ -129,13 +134,19 @@ class Loader:
                 _Chunks(self, start, epochs),
                 batch_size=None,
                 num_workers=workers,
-                pin_memory=self._pin_memory,
             )
         )
         for position in self.positions(start, epochs):
-            parts = [next(chunks) for _ in range(max(1, workers))]
-            rejects = [reject for _, part_rejects in parts for reject in part_rejects]
-            yield position, Batch.concatenate([batch for batch, _ in parts]), rejects
+            batches: list[Batch] = []
+            rejects: list[Reject] = []
+            for _ in range(max(1, workers)):
+                chunk = next(chunks)
+                if isinstance(chunk, Exception):
+                    raise chunk
+                batches.append(chunk[0])
+                rejects += chunk[1]
+            batch = Batch.concatenate(batches)
+            yield position, batch.pin_memory() if self._pin_memory else batch, rejects
 
     def positions(self, start: Position, epochs: int) -> Iterator[Position]:
         """Every position from `start` to the end of the last epoch."""
@@ -174,9 +185,11 @@ class _Chunks(IterableDataset):
     def __init__(self, loader: Loader, start: Position, epochs: int) -> None:
         self._loader, self._start, self._epochs = loader, start, epochs
 
-    def __iter__(self) -> Iterator[tuple[Batch, list[Reject]]]:
+    def __iter__(self) -> Iterator[tuple[Batch, list[Reject]] | Exception]:
         info = get_worker_info()
-        if info is None:
-            return self._loader.chunks(self._start, self._epochs, 0, 1)
-        torch.set_num_threads(1)
-        return self._loader.chunks(self._start, self._epochs, info.id, info.num_workers)
+        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        try:
+            yield from self._loader.chunks(self._start, self._epochs, worker, workers)
+        except (ValueError, OSError) as error:
+            # As a value: DataLoader would wrap it in the worker's traceback.
+            yield error

@@ -2,7 +2,7 @@
 
 1. Shards are permuted and laid end to end as one line of N samples.
 2. Stream v is the v-th of V equal segments of the line, floor(N / V) samples each.
-3. A stream is cut into blocks of a fixed size; each block is shuffled by its own generator.
+3. A stream is cut into blocks; each block is read at once and shuffled by its own generator.
 4. Rank r of W reads the streams v with v mod W == r; a global step takes B / V samples from each.
 
 So the global batch of a step is the same for every W that divides V, the whole position in the data
@@ -12,6 +12,7 @@ is (epoch, step), and resuming at a step needs arithmetic, not reading.
 from __future__ import annotations
 
 import bisect
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -113,12 +114,22 @@ class Plan:
             )
         return tuple(range(rank, self.streams, world_size))
 
-    def block(self, epoch: int, stream: int, number: int) -> Block:
-        """The `number`-th block of a stream; the last one of a stream may be shorter."""
-        first = number * self.block_size
-        last = min(first + self.block_size, self.stream_length)
-        if not 0 <= first < last:
-            raise ValueError(f"stream {stream} has no block {number}")
+    def block_at(self, stream: int, position: int) -> tuple[int, int, int]:
+        """The block that holds a position of a stream: (number, first position, end).
+
+        Streams are staggered, so that they do not all fetch their next block in the same step:
+        the first block of stream v is short by v / V of a block. The last may be short too.
+        """
+        if not 0 <= position < self.stream_length:
+            raise ValueError(f"stream {stream} has {self.stream_length} samples, not {position}")
+        shift = self.block_size * stream // self.streams
+        number = (position + shift) // self.block_size
+        first = number * self.block_size - shift
+        return number, max(0, first), min(first + self.block_size, self.stream_length)
+
+    def block(self, epoch: int, stream: int, position: int) -> Block:
+        """The block that holds a position of a stream, in one epoch."""
+        number, first, last = self.block_at(stream, position)
         offset = stream * self.stream_length
         runs = self._runs(epoch, offset + first, offset + last)
         order = self._generator(epoch, 1 + stream, number).permutation(last - first)
@@ -126,13 +137,11 @@ class Plan:
 
     def _runs(self, epoch: int, start: int, stop: int) -> tuple[Run, ...]:
         """Where positions [start, stop) of the epoch's line lie."""
-        shards = self._generator(epoch, 0, 0).permutation(len(self.shard_samples))
-        sizes = [self.shard_samples[shard] for shard in shards]
-        ends = np.cumsum(sizes)
+        shards, ends = _line(self, epoch)
         runs = []
         place = bisect.bisect_right(ends, start)
         while start < stop:
-            begin = int(ends[place]) - sizes[place]
+            begin = int(ends[place]) - self.shard_samples[shards[place]]
             end = min(stop, int(ends[place]))
             if end > start:
                 runs.append(Run(int(shards[place]), start - begin, end - begin))
@@ -145,12 +154,19 @@ class Plan:
         return np.random.Generator(np.random.Philox([self.seed, epoch, *where]))
 
 
-def choose_streams(batch_size: int, world_size: int, workers: int) -> int:
+@functools.lru_cache(maxsize=2)
+def _line(plan: Plan, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """The shards of an epoch in their order, and where each ends on the line."""
+    shards = plan._generator(epoch, 0, 0).permutation(len(plan.shard_samples))
+    return shards, np.cumsum([plan.shard_samples[shard] for shard in shards])
+
+
+def choose_streams(batch_size: int, world_size: int) -> int:
     """V when the user gives none.
 
-    The largest divisor of B that is a multiple of W (and, if that can be, of W times the loader's
-    workers, so that each has its own streams) and is not above 64 or that multiple, whichever is
-    larger. More streams mix the shards better and let more world sizes continue the run.
+    The largest divisor of B up to 64, whatever the ranks, if W divides it; else the largest
+    multiple of W up to 64, or W. More streams mix the shards better and let more world sizes
+    continue the run.
 
     Raises:
         ValueError: W does not divide B.
@@ -159,13 +175,12 @@ def choose_streams(batch_size: int, world_size: int, workers: int) -> int:
         raise ValueError(
             f"the global batch_size={batch_size} must be a multiple of the {world_size} ranks"
         )
-    multiple = world_size * max(1, workers)
-    if batch_size % multiple:
-        multiple = world_size
-    limit = max(_TARGET_STREAMS, multiple)
-    return max(
-        divisor for divisor in _divisors(batch_size) if divisor % multiple == 0 and divisor <= limit
-    )
+    divisors = _divisors(batch_size)
+    best = max(divisor for divisor in divisors if divisor <= _TARGET_STREAMS)
+    if best % world_size == 0:
+        return best
+    limit = max(_TARGET_STREAMS, world_size)
+    return max(d for d in divisors if d % world_size == 0 and d <= limit)
 
 
 def _divisors(number: int) -> Sequence[int]:

@@ -137,7 +137,7 @@ class Batch:
         )
 
     def pin_memory(self) -> Batch:
-        """Called by DataLoader when it is asked to pin."""
+        """The same batch in memory that CUDA copies from without waiting."""
         return Batch(
             self.keys,
             self.image_BCHW.pin_memory(),

@@ -37,11 +37,13 @@ def run(output: Path, seed: int) -> None:
     """Runs the whole demo in a folder.
 
     Raises:
+        ValueError: the folder holds the demo of another seed.
         OSError: a command failed; its own message stands above.
     """
     started = time.perf_counter()
     output.mkdir(parents=True, exist_ok=True)
     world, pairs, shards = output / "world", output / "pairs.parquet", output / "shards"
+    _keep_seed(output / "seed", seed)
     recipe = output / "recipe.yaml"
     recipe.write_text((_ASSETS / "recipe.yaml").read_text())
 
@@ -86,6 +88,16 @@ def run(output: Path, seed: int) -> None:
     report = write_report(output, shards, comparison, minutes)
     _print_table(comparison)
     print(f"{minutes:.1f} minutes; pictures and curves: {report}")
+
+
+def _keep_seed(path: Path, seed: int) -> None:
+    """Refuses to mix two seeds in one folder."""
+    if path.is_file() and path.read_text() != str(seed):
+        raise ValueError(
+            f"{path.parent} holds the demo of seed {path.read_text()}: give another folder for "
+            f"--seed {seed}, or remove it"
+        )
+    path.write_text(str(seed))
 
 
 def _command(*arguments: object) -> None:

@@ -116,7 +116,7 @@ def write_report(folder: Path, shards: Path, comparison: Comparison, minutes: fl
 def _first_samples(shards: Path) -> list[Sample]:
     index = read_index(str(shards))
     raw = ShardSet(str(shards), index).read(0, 0, min(_SAMPLES_SHOWN, index.shards[0].samples))
-    return [decode_sample(data).sample() for data in raw]
+    return [decode_sample(stored.data).sample() for stored in raw]
 
 
 def _describe(sample: Sample) -> dict[str, Any]:

@@ -22,6 +22,18 @@ from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_mod
 
 from hnpretrain.config import nearest
 
+# What open_clip raises for a config or weights that do not fit, or for a tokenizer that needs the
+# package transformers, which not every architecture does.
+_OPEN_CLIP_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    KeyError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 CONFIG_NAME = "open_clip_config.json"
 
 
@@ -44,6 +56,12 @@ class ModelSettings:
     augmentation: dict[str, Any] = field(default_factory=dict)
     lock_image: bool = False
     lock_text: bool = False
+
+    def __post_init__(self) -> None:
+        if self.lock_image and self.lock_text:
+            raise ValueError(
+                "model.lock_image and model.lock_text are both set: nothing is left to train"
+            )
 
 
 @dataclass(frozen=True)
@@ -161,9 +179,8 @@ def _create(
             nonscalar_logit_scale=True,
         )
         tokenizer = open_clip.get_tokenizer(source)
-    except (TypeError, RuntimeError, ValueError, AssertionError) as error:
-        # open_clip raises all of these for a config or weights that do not fit.
-        raise ValueError(f"open_clip cannot build {name}: {error}") from error
+    except _OPEN_CLIP_ERRORS as error:
+        raise ValueError(f"open_clip cannot build {name}: {error or type(error)}") from error
     finally:
         logging.disable(logging.NOTSET)
     return LoadedModel(model, copy.deepcopy(config), train, val, tokenizer, name, pretrained)

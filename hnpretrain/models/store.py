@@ -63,6 +63,8 @@ def export(source: str, output: str) -> None:
     Raises:
         ValueError: the source holds no model.
     """
+    if storage.is_url(output):
+        raise ValueError(f"{output}: an export goes to a local folder; copy it from there")
     loaded = load(source)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)

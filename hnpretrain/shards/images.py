@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 # Pillow's name of a format to our extension. MPO is a JPEG with more pictures behind the first.
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
+# What is read at all. Pillow knows more, some of which start other programs (EPS: Ghostscript).
+_READ_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 # What Pillow's decoders raise on broken data; they have no common base.
 _DECODING_ERRORS = (
     OSError,
@@ -35,7 +37,7 @@ _DECODING_ERRORS = (
 
 
 class BadImage(ValueError):
-    """The bytes can't be stored as an image.
+    """The bytes can't be used as an image.
 
     Attributes:
         reason: one of empty_image, not_an_image, unsupported_format, too_many_pixels, broken_image.
@@ -76,7 +78,7 @@ def decode_image(data: bytes, max_pixels: int) -> Image.Image:
     """The whole image as RGB.
 
     Args:
-        data: the file's bytes, of any format that Pillow reads.
+        data: the file's bytes: JPEG, PNG, WebP, BMP, GIF or TIFF.
         max_pixels: largest width x height; checked in the header, before anything is decoded.
 
     Raises:
@@ -94,7 +96,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         with warnings.catch_warnings():
             # Pillow's own limit warns; ours refuses.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=_READ_FORMATS)
     except Image.DecompressionBombError as error:
         raise BadImage("too_many_pixels", f"{error}; {max_pixels} pixels are allowed") from error
     except UnidentifiedImageError as error:

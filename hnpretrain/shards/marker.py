@@ -105,7 +105,7 @@ def read_marker(folder: str, shard: str) -> Marker:
 def read_format(data: bytes, where: str) -> dict[str, Any]:
     try:
         value = json.loads(data)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{where}: not JSON: {error}") from error
     if not isinstance(value, dict) or value.pop("format", None) != FORMAT:
         raise ValueError(f"{where}: not of format {FORMAT}; this version reads no other")

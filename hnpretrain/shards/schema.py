@@ -148,7 +148,7 @@ def parse_metadata(data: bytes) -> tuple[tuple[Caption, ...], dict[str, Any]]:
     """
     try:
         value = json.loads(data)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from error
     fields = _mapping(value, "the sample's JSON")
     captions = fields.get("captions")

@@ -24,6 +24,8 @@ from fsspec.implementations.local import LocalFileSystem
 # One request of a ranged read. Large enough that S3's latency (tens of ms) is small beside the
 # transfer, small enough that a retry repeats little.
 _REQUEST_BYTES = 16 * 2**20
+# Tries of one request; waits between them grow from 0.2 s, doubled and jittered.
+_ATTEMPTS = 5
 _FINAL_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
@@ -51,21 +53,38 @@ def filesystem(path: str) -> tuple[Any, str]:
         raise ValueError(f"{path!r}: {error}") from error
 
 
-def exists(path: str) -> bool:
+@contextlib.contextmanager
+def _connected(path: str) -> Iterator[tuple[Any, str]]:
+    """`filesystem`, with all of a remote store's errors as OSError.
+
+    s3fs lets botocore's own errors through (no connection, no credentials), which are none.
+    """
     fs, inner = filesystem(path)
-    return bool(fs.exists(inner))
+    try:
+        yield fs, inner
+    except (OSError, ValueError):
+        raise
+    except Exception as error:
+        if isinstance(fs, LocalFileSystem):
+            raise
+        raise OSError(f"{path}: {error}") from error
+
+
+def exists(path: str) -> bool:
+    with _connected(path) as (fs, inner):
+        return bool(fs.exists(inner))
 
 
 def is_folder(path: str) -> bool:
     """Whether there is such a folder; on object stores, whether any name begins with it."""
-    fs, inner = filesystem(path)
-    return bool(fs.isdir(inner))
+    with _connected(path) as (fs, inner):
+        return bool(fs.isdir(inner))
 
 
 def size(path: str) -> int:
     """Size in bytes; FileNotFoundError if there is no such file."""
-    fs, inner = filesystem(path)
-    return int(fs.size(inner))
+    with _connected(path) as (fs, inner):
+        return int(fs.size(inner))
 
 
 def list_files(folder: str, suffix: str) -> list[str]:
@@ -83,29 +102,27 @@ def list_sizes(folder: str, suffix: str) -> dict[str, int]:
     Raises:
         FileNotFoundError: there is no such folder.
     """
-    fs, inner = filesystem(folder)
-    files = (entry for entry in fs.ls(inner, detail=True) if entry["type"] == "file")
+    with _connected(folder) as (fs, inner):
+        entries = fs.ls(inner, detail=True)
+    files = (entry for entry in entries if entry["type"] == "file")
     sizes = {entry["name"].rsplit("/", 1)[-1]: int(entry["size"]) for entry in files}
     return {name: size for name, size in sizes.items() if name.endswith(suffix)}
 
 
 def read_bytes(path: str) -> bytes:
     """The whole file, with retries."""
-    return read_range(path, 0, size(path))
+    return _request(path, None, None)
 
 
-def read_range(path: str, start: int, end: int, attempts: int = 5) -> bytes:
+def read_range(path: str, start: int, end: int) -> bytes:
     """Bytes [start, end) of a file; failed requests are retried from the byte reached.
-
-    Args:
-        attempts: tries of one request; waits between them grow from 0.2 s, doubled and jittered.
 
     Raises:
         OSError: the file is missing, shorter than `end`, or kept failing.
     """
     parts = []
     while start < end:
-        part = _request(path, start, min(end, start + _REQUEST_BYTES), attempts)
+        part = _request(path, start, min(end, start + _REQUEST_BYTES))
         if not part:
             raise OSError(f"{path}: ends at byte {start}, but {end} bytes were expected")
         parts.append(part)
@@ -113,17 +130,17 @@ def read_range(path: str, start: int, end: int, attempts: int = 5) -> bytes:
     return b"".join(parts)
 
 
-def _request(path: str, start: int, end: int, attempts: int) -> bytes:
-    for attempt in range(attempts):
+def _request(path: str, start: int | None, end: int | None) -> bytes:
+    for attempt in range(_ATTEMPTS):
         try:
-            fs, inner = filesystem(path)
-            return bytes(fs.cat_file(inner, start=start, end=end))
+            with _connected(path) as (fs, inner):
+                return bytes(fs.cat_file(inner, start=start, end=end))
         except _FINAL_ERRORS:
             raise
         except OSError as error:
-            if attempt + 1 == attempts:
+            if attempt + 1 == _ATTEMPTS:
                 raise OSError(
-                    f"{path}: {attempts} reads at byte {start} failed: {error}"
+                    f"{path}: {_ATTEMPTS} reads at byte {start or 0} failed: {error}"
                 ) from error
             # Jitter keeps the workers of a cluster from asking again all at once.
             time.sleep(0.2 * 2**attempt * (0.5 + random.random()))
@@ -133,10 +150,9 @@ def _request(path: str, start: int, end: int, attempts: int) -> bytes:
 @contextlib.contextmanager
 def open_read(path: str) -> Iterator[IO[bytes]]:
     """A file opened for sequential reading, with read-ahead that suits object stores."""
-    fs, inner = filesystem(path)
     # Local files take no cache options; remote ones would default to small cached blocks.
     options = {"cache_type": "readahead", "block_size": _REQUEST_BYTES} if is_url(path) else {}
-    with fs.open(inner, "rb", **options) as file:
+    with _connected(path) as (fs, inner), fs.open(inner, "rb", **options) as file:
         yield file
 
 
@@ -153,7 +169,8 @@ def write_whole(path: str) -> Iterator[IO[bytes]]:
         with tempfile.NamedTemporaryFile(prefix="hnpretrain-") as file:
             yield file
             file.flush()
-            fs.put_file(file.name, inner)
+            with _connected(path):
+                fs.put_file(file.name, inner)
         return
     target = Path(inner)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -104,6 +104,26 @@ class _StrictInfo(tarfile.TarInfo):
         return info
 
 
+class _Ending:
+    """A file that may be read past its end a few times only.
+
+    tarfile skips a member by reading as much as its header claims. A claim of exabytes in a small
+    file would keep it at the file's end for years.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._reads_left = 8
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        if not data:
+            self._reads_left -= 1
+            if not self._reads_left:
+                raise tarfile.ReadError("cut short: a member is larger than what is left")
+        return data
+
+
 def iterate_samples(file: IO[bytes], whole: bool = False) -> Iterator[RawSample]:
     """Groups the members of a tar, read once from front to back, into samples.
 
@@ -123,7 +143,7 @@ def iterate_samples(file: IO[bytes], whole: bool = False) -> Iterator[RawSample]
     sample: RawSample | None = None
     held = 0
     try:
-        with tarfile.open(fileobj=file, mode="r|", tarinfo=_StrictInfo) as archive:
+        with tarfile.open(fileobj=_Ending(file), mode="r|", tarinfo=_StrictInfo) as archive:
             for info in archive:
                 folder, slash, base = info.name.rpartition("/")
                 stem, _, extension = base.partition(".")

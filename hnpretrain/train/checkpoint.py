@@ -1,23 +1,24 @@
 """Checkpoints: what a run needs to go on from (epoch, step), and which of them is the latest.
 
 A checkpoint is a folder `checkpoints/step_N` with DeepSpeed's files (weights, optimizer), the
-position in the data, and the model's open_clip config. `checkpoints/latest` names the newest one
-and is moved only when all ranks are done, so that a half-written one is never found.
+model's open_clip config, and `state.json`: the position in the data, and what must not change.
+`checkpoints/latest` names the newest one and is moved only when all ranks are done, so that a
+half-written one is never found.
 
 Random states are not saved: every step seeds its draws from (seed, step, rank).
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
 from hnpretrain.data.loader import Position
-from hnpretrain.data.plan import Plan
 from hnpretrain.models import LoadedModel
 from hnpretrain.models.store import LATEST_NAME, latest_checkpoint, write_config
 from hnpretrain.shards import storage
@@ -25,6 +26,8 @@ from hnpretrain.train.distributed import Place
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
+
+STATE_NAME = "state.json"
 
 
 @dataclass
@@ -69,42 +72,33 @@ class Checkpoints:
     Args:
         run: the run's folder, on a file system that all ranks see.
         settings: section `checkpoint:`.
-        plan: of the run; a checkpoint of another plan is refused.
-        index_fingerprint: of the data set; a checkpoint of other data is refused.
+        identity: what must be equal, by the name of its setting, for a run to go on: all that
+            decides its batches, and the form of DeepSpeed's files. JSON values.
         place: this process.
     """
 
     def __init__(
-        self,
-        run: Path,
-        settings: CheckpointSettings,
-        plan: Plan,
-        index_fingerprint: str,
-        place: Place,
+        self, run: Path, settings: CheckpointSettings, identity: dict[str, Any], place: Place
     ) -> None:
         self._run = run
         self._folder = run / "checkpoints"
         self._settings = settings
+        self._identity = identity
         self._place = place
-        self._data = {
-            "index": index_fingerprint,
-            "seed": plan.seed,
-            "data.streams": plan.streams,
-            "batch_size": plan.batch_size,
-            "data.block_size": plan.block_size,
-        }
 
     def save(self, engine: DeepSpeedEngine, model: LoadedModel, progress: Progress) -> None:
         """Saves on all ranks together; collective."""
         tag = f"step_{progress.global_step:08d}"
-        state = {"progress": asdict(progress), "data": self._data}
-        engine.save_checkpoint(str(self._folder), tag=tag, client_state=state, save_latest=False)
+        engine.save_checkpoint(str(self._folder), tag=tag, save_latest=False)
         dist.barrier()
         if self._place.is_main:
             write_config(model, self._folder / tag)
+            state = {"progress": asdict(progress), "identity": self._identity}
+            storage.write_bytes(str(self._folder / tag / STATE_NAME), json.dumps(state).encode())
             storage.write_bytes(str(self._folder / LATEST_NAME), tag.encode())
-            for old in sorted(self._folder.glob("step_*"))[: -self._settings.keep]:
-                if old.name != tag:
+            complete = sorted(path.parent for path in self._folder.glob(f"step_*/{STATE_NAME}"))
+            for old in complete[: -self._settings.keep]:
+                if old.name != tag:  # what a killed run left may have a higher number
                     shutil.rmtree(old)
         dist.barrier()
 
@@ -112,27 +106,31 @@ class Checkpoints:
         """Loads the latest checkpoint into the engine, on all ranks; the start if there is none.
 
         Raises:
-            ValueError: the checkpoint belongs to other data or another plan.
+            ValueError: the run cannot go on from it, as something in `identity` has changed.
         """
-        latest = latest_checkpoint(self._run)
+        # The main rank's word counts: a stale view of a shared folder must not split the ranks.
+        found = [latest_checkpoint(self._run)]
+        dist.broadcast_object_list(found)
+        (latest,) = found
         if latest is None:
             return Progress()
-        _, state = engine.load_checkpoint(str(self._folder), tag=latest.name)
-        self._check(state["data"], latest)
-        progress = dict(state["progress"])
-        position = Position(**progress.pop("position"))
-        return Progress(position=position, **progress)
+        state = json.loads((latest / STATE_NAME).read_text())
+        self._check(state["identity"], latest)
+        engine.load_checkpoint(str(self._folder), tag=latest.name)
+        progress = state["progress"]
+        return Progress(position=Position(**progress.pop("position")), **progress)
 
-    def _check(self, saved: dict[str, object], latest: Path) -> None:
-        for key, value in self._data.items():
+    def _check(self, saved: dict[str, Any], latest: Path) -> None:
+        for key, value in self._identity.items():
             if saved[key] == value:
                 continue
-            if key == "index":
+            if key in ("data.shards", "model"):
+                what = "the shards' index has" if key == "data.shards" else "the model has"
                 raise ValueError(
-                    f"{latest} was trained on other shards: the index has changed since. Restore "
-                    "the shards, or train into another `output`"
+                    f"{latest} cannot be continued: {what} changed since. Restore it, or train "
+                    "into another `output`"
                 )
             raise ValueError(
-                f"{latest} was trained with {key}={saved[key]}, now it is {value}; the batches "
-                f"would not be the same. Set {key}={saved[key]}, or train into another `output`"
+                f"{latest} was trained with {key}={saved[key]}, now it is {value}. Set "
+                f"{key}={saved[key]} again, or train into another `output`"
             )

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
 
 @dataclass(frozen=True)
 class Place:
@@ -42,11 +44,21 @@ def process_group() -> Iterator[Place]:
     if dist.is_initialized():
         yield _place()
         return
+    _check_environment()
     with _world_of_one() if "RANK" not in os.environ else contextlib.nullcontext():
         _init_deepspeed(_device())
         yield _place()
         # Not after an error: leaving in order could wait for ranks that wait for this one.
         dist.destroy_process_group()
+
+
+def _check_environment() -> None:
+    missing = [name for name in _VARIABLES if name not in os.environ]
+    if missing and "RANK" in os.environ:
+        raise ValueError(
+            f"RANK is set but {', '.join(missing)} is not: start the ranks with torchrun or "
+            "`hnpretrain launch`, or unset RANK to train in this process alone"
+        )
 
 
 def _place() -> Place:
@@ -66,18 +78,11 @@ def _world_of_one() -> Iterator[None]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    variables = {
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    os.environ.update(variables)
+    os.environ.update(zip(_VARIABLES, ("0", "0", "1", "127.0.0.1", str(port)), strict=True))
     try:
         yield
     finally:
-        for name in variables:
+        for name in _VARIABLES:
             os.environ.pop(name, None)
 
 

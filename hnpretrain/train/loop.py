@@ -22,6 +22,7 @@ from hnpretrain.data.loader import Loader, Position, make_plan
 from hnpretrain.data.samples import Batch
 from hnpretrain.losses import HardNegativeContrastiveLoss, LossOutput
 from hnpretrain.models import LoadedModel, build
+from hnpretrain.models.store import latest_checkpoint
 from hnpretrain.shards import storage
 from hnpretrain.shards.index import Index, read_index
 from hnpretrain.shards.marker import Reject
@@ -88,7 +89,8 @@ def _set_up(settings: TrainSettings, place: Place) -> _Run:
     torch.manual_seed(settings.seed)  # the same weights on every rank
     model = build(settings.model)
     engine = build_engine(model.model, settings, place)
-    checkpoints = Checkpoints(folder, settings.checkpoint, plan, index.fingerprint, place)
+    identity = _identity(settings, index, model, place)
+    checkpoints = Checkpoints(folder, settings.checkpoint, identity, place)
     progress = checkpoints.restore(engine)
     loader = Loader(
         settings.data,
@@ -120,9 +122,31 @@ def _set_up(settings: TrainSettings, place: Place) -> _Run:
     )
 
 
+def _identity(
+    settings: TrainSettings, index: Index, model: LoadedModel, place: Place
+) -> dict[str, Any]:
+    """What a run cannot change on its way; see Checkpoints."""
+    return {
+        "data.shards": index.fingerprint,
+        "model": model.config,
+        "seed": settings.seed,
+        "batch_size": settings.batch_size,
+        "data.streams": settings.data.streams,
+        "data.block_size": settings.data.block_size,
+        "data.negatives": settings.data.negatives,
+        # torch restores these with the optimizer, so a change would be ignored in silence.
+        "optimizer.weight_decay": settings.optimizer.weight_decay,
+        "optimizer.betas": list(settings.optimizer.betas),
+        "optimizer.eps": settings.optimizer.eps,
+        "zero_stage": settings.zero_stage,
+        # ZeRO cuts the optimizer's state into one part a rank.
+        "--nproc": place.world_size if settings.zero_stage else None,
+    }
+
+
 def _keep_streams(settings: TrainSettings, folder: Path) -> TrainSettings:
     """A run that goes on keeps the number of streams that was chosen when it began."""
-    if settings.data.streams or not (folder / CONFIG_NAME).is_file():
+    if settings.data.streams or latest_checkpoint(folder) is None:
         return settings
     streams = config.load(TrainSettings, folder / CONFIG_NAME).data.streams
     return replace(settings, data=replace(settings.data, streams=streams))
@@ -221,14 +245,20 @@ def train_step(run: _Run, batch: Batch, rate: float) -> StepResult:
     )
     value = output.total.item()
     if not math.isfinite(value):  # the same value on all ranks, so all stop together
-        raise ValueError(
-            f"the loss is {value} at step {run.progress.global_step}; the first keys of this "
-            f"rank's batch are {', '.join(batch.keys[:4])}. Lower optimizer.lr, raise "
-            "optimizer.warmup_steps or set optimizer.max_grad_norm"
-        )
+        raise ValueError(_not_finite("loss", value, run, batch))
     run.engine.backward(output.total)
     grad_norm = optimizer_step(run.engine)
+    if not 0 <= grad_norm < math.inf:  # the norm is global: all ranks stop, before any saves
+        raise ValueError(_not_finite("norm of the gradients", grad_norm, run, batch))
     return StepResult(output, features.logit_scale.item(), grad_norm, rate)
+
+
+def _not_finite(what: str, value: float, run: _Run, batch: Batch) -> str:
+    return (
+        f"the {what} is {value} at step {run.progress.global_step}; the first keys of this rank's "
+        f"batch are {', '.join(batch.keys[:4])}. Lower optimizer.lr, raise optimizer.warmup_steps "
+        "or set optimizer.max_grad_norm; the run goes on from its last checkpoint"
+    )
 
 
 @dataclass

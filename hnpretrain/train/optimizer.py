@@ -31,10 +31,10 @@ class OptimizerSettings:
     max_grad_norm: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise ValueError(f"optimizer.lr={self.lr} must be above 0")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"optimizer.lr={self.lr} must be a number above 0")
         for name in ("weight_decay", "warmup_steps", "max_grad_norm"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:  # also refuses NaN
                 raise ValueError(f"optimizer.{name}={getattr(self, name)} must not be negative")
 
 
@@ -42,13 +42,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     """CLIP's two groups: matrices decay; vectors and scalars (gains, biases, logit scale) do not.
 
     Frozen parameters are left out.
-
-    Raises:
-        ValueError: nothing is left to train.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not trained:
-        raise ValueError("all parameters are locked; unlock model.lock_image or model.lock_text")
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},

@@ -8,6 +8,7 @@ from hnpretrain.config import require_one_of
 from hnpretrain.data.loader import DataSettings
 from hnpretrain.losses.settings import LossSettings
 from hnpretrain.models import ModelSettings
+from hnpretrain.shards import storage
 from hnpretrain.train.checkpoint import CheckpointSettings
 from hnpretrain.train.optimizer import OptimizerSettings
 
@@ -49,5 +50,10 @@ class TrainSettings:
         for name in ("epochs", "batch_size", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if storage.is_url(self.output):
+            raise ValueError(
+                f"output={self.output}: checkpoints and logs go to a folder that all ranks see; "
+                "URLs are for shards"
+            )
         if self.seed < 0:
             raise ValueError(f"seed={self.seed} must not be negative")

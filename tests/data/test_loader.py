@@ -158,19 +158,28 @@ def test_broken_samples_are_named_and_replaced(tmp_path):
         assert len(batch.keys) == 8
         rejects += refused
         keys += batch.keys
-    assert {(r.key, r.reason) for r in rejects} <= {
+    assert sorted((r.key, r.reason) for r in rejects) == [
         ("000007", "not_an_image"),
         ("000042", "broken_image"),
-    }
-    assert rejects
+    ]
+    assert rejects[0].detail.startswith(("000000.tar sample 7: ", "000030.tar sample 12: "))
     assert "000007" not in keys
     assert "000042" not in keys
 
 
-def test_nothing_but_broken_samples_stops(tmp_path):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_nothing_but_broken_samples_stops_with_one_error(tmp_path, workers):
     write_dataset(tmp_path, [broken(tile(i), b"x") for i in range(20)], per_shard=20)
-    with pytest.raises(ValueError, match=r"in a row could not be decoded: 0000\d\d: "):
-        batches(loader(tmp_path))
+    with pytest.raises(ValueError, match=r"^\d samples in a row could not be decoded: 0000\d\d: "):
+        batches(loader(tmp_path, workers=workers))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_missing_shard_stops_with_one_error(tmp_path, workers):
+    write_dataset(tmp_path, [tile(i) for i in range(40)], per_shard=20)
+    (tmp_path / "000020.tar").unlink()
+    with pytest.raises(FileNotFoundError, match=r"000020\.tar"):
+        batches(loader(tmp_path, workers=workers))
 
 
 def test_a_marker_of_another_build_is_refused(tmp_path):

@@ -13,12 +13,15 @@ def plan(shards=(7, 13, 1, 30, 20), streams=4, batch_size=8, block_size=5, seed=
 
 def stream_samples(the_plan, epoch, stream):
     """All (shard, number) of a stream in the order in which they are given out."""
-    blocks = range(-(-the_plan.stream_length // the_plan.block_size))
-    for number in blocks:
-        block = the_plan.block(epoch, stream, number)
+    position = 0
+    while position < the_plan.stream_length:
+        _, first, last = the_plan.block_at(stream, position)
+        assert first == position < last
+        block = the_plan.block(epoch, stream, position)
         line = [(run.shard, i) for run in block.runs for i in range(run.start, run.stop)]
-        assert sorted(block.order) == list(range(len(line)))
+        assert sorted(block.order) == list(range(last - first))
         yield from (line[i] for i in block.order)
+        position = last
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 5])
@@ -87,15 +90,34 @@ def test_ranks_that_do_not_divide():
         plan().streams_of(0, 3)
 
 
-@pytest.mark.parametrize("batch_size, world_size, workers", [(8, 2, 2), (96, 3, 2), (7, 7, 4)])
-def test_chosen_streams_fit(batch_size, world_size, workers):
-    streams = choose_streams(batch_size, world_size, workers)
+def test_every_position_of_a_block_finds_it():
+    p = plan()
+    for stream in range(p.streams):
+        blocks = [p.block_at(stream, position) for position in range(p.stream_length)]
+        for position, (_, first, last) in enumerate(blocks):
+            assert first <= position < last <= first + p.block_size
+        assert len(set(blocks)) == blocks[-1][0] + 1
+    with pytest.raises(ValueError, match="stream 0 has 17 samples, not 17"):
+        p.block_at(0, 17)
+
+
+def test_streams_do_not_fetch_in_the_same_step():
+    p = plan(shards=(800,), streams=8, batch_size=8, block_size=16)
+    starts = [{p.block_at(v, position)[1] for position in range(100)} for v in range(8)]
+    for a, b in itertools.combinations(starts, 2):
+        assert a & b == {0}
+
+
+@pytest.mark.parametrize("batch_size, world_size", [(8, 2), (96, 3), (7, 7), (1000, 8)])
+def test_chosen_streams_fit(batch_size, world_size):
+    streams = choose_streams(batch_size, world_size)
     assert batch_size % streams == 0
     assert streams % world_size == 0
 
 
 def test_chosen_streams():
-    assert choose_streams(4096, 1, 1) == choose_streams(4096, 16, 4) == 64
-    assert choose_streams(4096, 128, 1) == 128
+    assert choose_streams(4096, 1) == choose_streams(4096, 16) == 64
+    assert choose_streams(4096, 128) == 128
+    assert choose_streams(1000, 1) == 50
     with pytest.raises(ValueError, match="batch_size=10 must be a multiple of the 4 ranks"):
-        choose_streams(10, 4, 1)
+        choose_streams(10, 4)

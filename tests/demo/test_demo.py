@@ -45,6 +45,12 @@ def test_the_whole_path(tmp_path, monkeypatch, capsys):
     assert "K = 3 negatives" in capsys.readouterr().out
 
 
+def test_two_seeds_do_not_mix(tmp_path):
+    (tmp_path / "seed").write_text("0")
+    with pytest.raises(ValueError, match="holds the demo of seed 0: give another folder"):
+        path.run(tmp_path, seed=1)
+
+
 def test_a_command_that_fails_stops_the_demo(tmp_path, monkeypatch):
     monkeypatch.setattr(path, "SCENES", 0)
     with pytest.raises(OSError, match="hnpretrain world ended with status 2"):

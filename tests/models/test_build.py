@@ -19,6 +19,8 @@ TINY = {
         ({"arch": "ViT-B-33"}, "'ViT-B-33' is no open_clip architecture; did you mean 'ViT-B-32'"),
         ({"arch": "ViT-B-32", "pretrained": "opanai"}, "nor one of ViT-B-32's tags; did you mean"),
         ({}, "set either model.arch"),
+        ({"arch": "ViT-B-32", "lock_image": True, "lock_text": True}, "nothing is left to train"),
+        ({"config": {**TINY, "text_cfg": {"heads": 0}}}, "open_clip cannot build model.config"),
         ({"arch": "ViT-B-32", "config": TINY}, "set either model.arch"),
         ({"config": {"embed_dim": 4}}, "model.config lacks vision_cfg, text_cfg"),
         ({"config": TINY, "pretrained": "openai"}, "a custom config has no tags"),

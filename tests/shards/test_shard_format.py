@@ -172,8 +172,9 @@ def test_failed_reads_are_tried_again(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(storage.time, "sleep", lambda _: None)
     assert storage.read_bytes(str(path)) == b"0123456789"
     calls.clear()
+    monkeypatch.setattr(storage, "_ATTEMPTS", 2)
     with pytest.raises(OSError, match="2 reads at byte 0 failed: connection reset"):
-        storage.read_range(str(path), 0, 10, attempts=2)
+        storage.read_range(str(path), 0, 10)
 
 
 def test_shells_and_unknown_schemes_are_refused() -> None:
@@ -181,3 +182,12 @@ def test_shells_and_unknown_schemes_are_refused() -> None:
         storage.read_bytes("pipe:cat /etc/hostname")
     with pytest.raises(ValueError, match="nosuch"):
         storage.read_bytes("nosuch://x")
+
+
+def test_a_member_that_claims_exabytes_is_refused_at_once() -> None:
+    for name in ("a.jpg", "folder", "a.bin"):
+        info = tarfile.TarInfo(name)
+        info.size = 2**60
+        header = info.tobuf(format=tarfile.GNU_FORMAT)
+        with pytest.raises(ValueError, match="not a whole tar: cut short"):
+            list(iterate_samples(io.BytesIO(header + b"x" * 100)))

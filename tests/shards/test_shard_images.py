@@ -80,3 +80,12 @@ def test_decoding_is_bounded_and_names_the_reason(photo: bytes) -> None:
         with pytest.raises(BadImage) as caught:
             decode_image(data, 224 * 224 if expected == "too_many_pixels" else MAX_PIXELS)
         assert caught.value.reason == expected
+
+
+def test_nothing_is_started_for_a_picture_in_a_language() -> None:
+    """Pillow would hand EPS to Ghostscript."""
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
+    for read in (check_image, decode_image):
+        with pytest.raises(BadImage) as caught:
+            read(eps, MAX_PIXELS)
+        assert caught.value.reason == "not_an_image"

@@ -29,6 +29,11 @@ _GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _CLOCK = ("samples_per_second", "data_wait")
 
 
+def clean_environment() -> dict[str, str]:
+    """The environment for a process that is to have a group of its own."""
+    return {key: value for key, value in os.environ.items() if key not in _GROUP}
+
+
 def write_recipe(path: Path, shards: Path, **settings: Any) -> Path:
     """A training config of a model that takes milliseconds a step."""
     lines = [f"{key}: {value}" for key, value in {"log_every": 1, **settings}.items()]
@@ -55,7 +60,7 @@ def start(recipe: Path, *overrides: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={key: os.environ[key] for key in os.environ if key not in _GROUP},
+        env=clean_environment(),
     )
 
 

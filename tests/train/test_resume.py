@@ -25,19 +25,18 @@ def recipe(folder, shards, **settings):
     return write_recipe(folder / "recipe.yaml", shards, **fields)
 
 
-@pytest.mark.parametrize("zero_stage", [0, 1])
+@pytest.mark.parametrize("zero_stage", [0, 2])
 def test_killed_at_a_random_step_and_resumed(tmp_path, shards, zero_stage):
     path = recipe(tmp_path, shards, zero_stage=zero_stage)
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     train(path, f"output={alone}")
     assert len(loss_lines(alone)) == STEPS
 
-    step = random.randrange(2, STEPS - 1)
+    step = random.randrange(6, STEPS - 1)  # after the first checkpoint
     print(f"killed at step {step}")  # shown if the test fails
     kill_after(start(path, f"output={killed}"), killed, step)
     assert loss_lines_of_crash(killed) < STEPS
-    output = train(path, f"output={killed}")
-    assert ("going on at" in output) == (step >= 6)
+    assert "going on at" in train(path, f"output={killed}")
     assert loss_lines(killed) == loss_lines(alone)
 
 
@@ -76,13 +75,35 @@ def test_another_number_of_ranks_gives_the_same_losses(tmp_path, shards, finishe
         assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=1e-3)
 
 
+def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, shards, run):
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    path = recipe(tmp_path, shards, epochs=2)
+    train_here(path, f"output={run}")
+    train(path, f"output={other}")
+    for one, two in zip(loss_lines(run), loss_lines(other), strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
+
+
+def test_zero_keeps_its_number_of_ranks(tmp_path, shards):
+    path = recipe(tmp_path, shards, epochs=1, zero_stage=1)
+    train_here(path, f"output={tmp_path / 'run'}")
+    process = start(path, f"output={tmp_path / 'run'}")
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert "was trained with --nproc=1, now it is 2" in output
+
+
 @pytest.mark.parametrize(
     "override, message",
     [
-        ("data.shards={other}", "the index has changed since"),
+        ("data.shards={other}", "the shards' index has changed since"),
         ("batch_size=16", "was trained with batch_size=8, now it is 16"),
         ("seed=4", "was trained with seed=0, now it is 4"),
         ("data.block_size=9", "was trained with data.block_size=8, now it is 9"),
+        ("data.negatives=1", "was trained with data.negatives=2, now it is 1"),
+        ("optimizer.eps=1e-8", "was trained with optimizer.eps=1e-06, now it is 1e-08"),
+        ("zero_stage=1", "was trained with zero_stage=0, now it is 1"),
+        ("model.config.embed_dim=8", "the model has changed since"),
     ],
 )
 def test_a_run_is_not_continued_on_other_batches(tmp_path, shards, run, override, message):
@@ -95,12 +116,13 @@ def test_a_run_is_not_continued_on_other_batches(tmp_path, shards, run, override
     assert all(p.read_bytes() == data for p, data in before.items())
 
 
-def test_a_half_written_checkpoint_is_not_found(run):
+def test_a_half_written_checkpoint_is_neither_found_nor_kept_count(tmp_path, shards, run):
     newest = latest_checkpoint(run)
+    assert newest.name == "step_00000012"
     half = run / "checkpoints" / "step_00000099"
     half.mkdir()
     (half / "mp_rank_00_model_states.pt").write_bytes(b"half")
     assert latest_checkpoint(run) == newest
-    assert newest.name == "step_00000012"
+    train_here(recipe(tmp_path, shards, epochs=2), f"output={run}")
     kept = sorted(p.name for p in (run / "checkpoints").glob("step_*"))
-    assert kept == ["step_00000010", "step_00000012", "step_00000099"]
+    assert kept == ["step_00000020", "step_00000024", "step_00000099"]
