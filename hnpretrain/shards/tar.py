@@ -104,7 +104,7 @@ class _StrictInfo(tarfile.TarInfo):
         return info
 
 
-class _Ending:
+class _Ending(io.BufferedIOBase):
     """A file that may be read past its end a few times only.
 
     tarfile skips a member by reading as much as its header claims. A claim of exabytes in a small
@@ -115,8 +115,8 @@ class _Ending:
         self._file = file
         self._reads_left = 8
 
-    def read(self, size: int) -> bytes:
-        data = self._file.read(size)
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = self._file.read(-1 if size is None else size)
         if not data:
             self._reads_left -= 1
             if not self._reads_left:
