@@ -35,9 +35,9 @@ def run_local(config: str, overrides: Sequence[str], processes: int) -> NoReturn
     Raises:
         ValueError: the config is wrong; found here, before W ranks say it.
     """
-    load(TrainSettings, config, overrides)
     if processes < 1:
         raise ValueError(f"--nproc={processes} must be at least 1")
+    load(TrainSettings, config, overrides)
     environment = dict(os.environ)
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
     environment.setdefault("OMP_NUM_THREADS", str(threads))

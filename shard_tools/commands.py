@@ -54,6 +54,7 @@ def build(
         f"{result.built} shards built, {result.kept} kept, in {settings.output}",
         soft_wrap=True,
         highlight=False,
+        markup=False,
     )
 
 

@@ -326,6 +326,9 @@ _builder: _Builder  # a worker process's own
 
 def _start_worker(task: _Task, negatives: NegativeSettings, seed: int, tally: _Tally) -> None:
     global _builder
+    # Told to terminate with the whole group, a worker would leave its temporary file behind; the
+    # job ends it.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _builder = _Builder(task, NegativeMaker(negatives, seed), tally)
 
@@ -400,8 +403,7 @@ def _check_output(output: str, shards: Sequence[SourceShard]) -> dict[str, int]:
         sizes = storage.list_sizes(output, "")
     except FileNotFoundError:
         return {}
-    fs, inner = storage.filesystem(output)
-    if fs.isfile(inner):
+    if storage.is_file(output):
         raise ValueError(f"output={output!r} is a file; choose a folder")
     ours = {name for shard in shards for name in (shard.name, marker_name(shard.name))}
     others = sorted(

@@ -14,7 +14,7 @@ ALLOWED = {
     "hnpretrain.config": set(),
     "hnpretrain.shards": set(),
     "hnpretrain.losses": set(),
-    "hnpretrain.worlds": {"hnpretrain.config"},
+    "hnpretrain.worlds": {"hnpretrain.config", "hnpretrain.shards"},
     "hnpretrain.data": {"hnpretrain.shards"},
     "hnpretrain.models": {"hnpretrain.config", "hnpretrain.shards"},
     "hnpretrain.eval": {"hnpretrain.config", "hnpretrain.models", "hnpretrain.shards"},

@@ -9,8 +9,6 @@ chance level and averaging rule, the data's path, notes, and how many items were
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hnpretrain.eval.scorers import Accuracy
+from hnpretrain.shards import storage
 
 FORMAT = 1
 
@@ -111,18 +110,7 @@ def write_json(path: Path, results: Sequence[Result], name: ModelName) -> None:
     """Writes all results to one file, which appears whole or not at all."""
     value = {"format": FORMAT, "results": [to_json(result, name) for result in results]}
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        # mkstemp makes the file private; a result is as public as the umask says.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    storage.write_bytes(str(path), text.encode())
 
 
 _COLUMNS = ("score", "n", "%", "+- se", "chance %", "average")

@@ -104,7 +104,7 @@ class HardNegativeContrastiveLoss(nn.Module):
         ranks = Ranks.of(self.group)
         try:
             scale = _check_inputs(image, text, negative, negative_mask, logit_scale)
-        except ValueError:
+        except Exception:
             ranks.exchange([0] * (1 + len(_AGREED)))  # the others wait for this rank's word
             raise
         if negative is None or negative.shape[1] == 0:

@@ -49,6 +49,9 @@ class BadImage(ValueError):
         self.reason = reason
         self.detail = detail
 
+    def __reduce__(self) -> tuple[type[BadImage], tuple[str, str]]:
+        return BadImage, (self.reason, self.detail)  # to cross processes
+
 
 def check_image(data: bytes, max_pixels: int) -> str:
     """Whether bytes are a whole image of a kind that shards hold; everything is decoded once.

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hnpretrain.shards import storage
-from hnpretrain.shards.marker import FORMAT, Marker, read_format
+from hnpretrain.shards.marker import FORMAT, Marker, read_format, require_counts
 
 INDEX_NAME = "index.json"
 
@@ -76,9 +76,12 @@ class Index:
         """Reads an index; ValueError names `where` and what is wrong."""
         value = read_format(data, where)
         try:
+            for shard in value["shards"]:
+                require_counts(shard, ("samples", "bytes"))
+            require_counts(value, ("samples", "captions", "negatives", "max_negatives"))
             value["shards"] = tuple(ShardEntry(**shard) for shard in value["shards"])
             index = cls(**value)
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{where}: not an index of format {FORMAT}: {error}") from error
         if index.samples != sum(shard.samples for shard in index.shards):
             raise ValueError(f"{where}: the shards' samples do not add up to {index.samples}")
@@ -102,7 +105,9 @@ def read_index(folder: str) -> Index:
 
 
 def write_index(folder: str, index: Index) -> None:
-    storage.write_bytes(storage.join(folder, INDEX_NAME), index.to_bytes())
+    path = storage.join(folder, INDEX_NAME)
+    storage.remove_leftovers(path)
+    storage.write_bytes(path, index.to_bytes())
 
 
 def _total(counts: Iterable[dict[str, int]]) -> dict[str, int]:

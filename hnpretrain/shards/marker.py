@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
+import itertools
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,11 +80,14 @@ class Marker:
         """Reads a marker; ValueError names `where` and what is wrong."""
         value = read_format(data, where)
         try:
+            require_counts(value, ("samples", "bytes", "captions", "negatives", "max_negatives"))
             value["rejected"] = tuple(Reject(**reject) for reject in value["rejected"])
             value["offsets"] = tuple(int(offset) for offset in value["offsets"])
             marker = cls(**value)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{where}: not a marker of format {FORMAT}: {error}") from error
+        if any(end < start for start, end in itertools.pairwise(marker.offsets)):
+            raise ValueError(f"{where}: its offsets do not rise")
         if len(marker.offsets) != marker.samples + 1:
             raise ValueError(
                 f"{where}: {marker.samples} samples need {marker.samples + 1} offsets, "
@@ -100,6 +105,13 @@ def read_marker(folder: str, shard: str) -> Marker:
     """The marker of a shard in a folder; OSError if missing, ValueError if broken."""
     path = storage.join(folder, marker_name(shard))
     return Marker.from_bytes(storage.read_bytes(path), path)
+
+
+def require_counts(value: dict[str, Any], names: Iterable[str]) -> None:
+    """Raises ValueError unless each of the named fields is a whole number of at least 0."""
+    for name in names:
+        if type(value.get(name)) is not int or value[name] < 0:
+            raise ValueError(f"{name!r} must be a count, got {value.get(name)!r:.40}")
 
 
 def read_format(data: bytes, where: str) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def filesystem(path: str) -> tuple[Any, str]:
 
 
 @contextlib.contextmanager
-def _connected(path: str) -> Iterator[tuple[Any, str]]:
+def connected(path: str) -> Iterator[tuple[Any, str]]:
     """`filesystem`, with all of a remote store's errors as OSError.
 
     s3fs lets botocore's own errors through (no connection, no credentials), which are none.
@@ -70,20 +70,25 @@ def _connected(path: str) -> Iterator[tuple[Any, str]]:
         raise OSError(f"{path}: {error}") from error
 
 
+def is_file(path: str) -> bool:
+    with connected(path) as (fs, inner):
+        return bool(fs.isfile(inner))
+
+
 def exists(path: str) -> bool:
-    with _connected(path) as (fs, inner):
+    with connected(path) as (fs, inner):
         return bool(fs.exists(inner))
 
 
 def is_folder(path: str) -> bool:
     """Whether there is such a folder; on object stores, whether any name begins with it."""
-    with _connected(path) as (fs, inner):
+    with connected(path) as (fs, inner):
         return bool(fs.isdir(inner))
 
 
 def size(path: str) -> int:
     """Size in bytes; FileNotFoundError if there is no such file."""
-    with _connected(path) as (fs, inner):
+    with connected(path) as (fs, inner):
         return int(fs.size(inner))
 
 
@@ -102,7 +107,7 @@ def list_sizes(folder: str, suffix: str) -> dict[str, int]:
     Raises:
         FileNotFoundError: there is no such folder.
     """
-    with _connected(folder) as (fs, inner):
+    with connected(folder) as (fs, inner):
         entries = fs.ls(inner, detail=True)
     files = (entry for entry in entries if entry["type"] == "file")
     sizes = {entry["name"].rsplit("/", 1)[-1]: int(entry["size"]) for entry in files}
@@ -133,7 +138,7 @@ def read_range(path: str, start: int, end: int) -> bytes:
 def _request(path: str, start: int | None, end: int | None) -> bytes:
     for attempt in range(_ATTEMPTS):
         try:
-            with _connected(path) as (fs, inner):
+            with connected(path) as (fs, inner):
                 return bytes(fs.cat_file(inner, start=start, end=end))
         except _FINAL_ERRORS:
             raise
@@ -152,7 +157,9 @@ def open_read(path: str) -> Iterator[IO[bytes]]:
     """A file opened for sequential reading, with read-ahead that suits object stores."""
     # Local files take no cache options; remote ones would default to small cached blocks.
     options = {"cache_type": "readahead", "block_size": _REQUEST_BYTES} if is_url(path) else {}
-    with _connected(path) as (fs, inner), fs.open(inner, "rb", **options) as file:
+    with connected(path) as (fs, inner):
+        file = fs.open(inner, "rb", **options)
+    with file:
         yield file
 
 
@@ -169,7 +176,7 @@ def write_whole(path: str) -> Iterator[IO[bytes]]:
         with tempfile.NamedTemporaryFile(prefix="hnpretrain-") as file:
             yield file
             file.flush()
-            with _connected(path):
+            with connected(path):
                 fs.put_file(file.name, inner)
         return
     target = Path(inner)
@@ -202,6 +209,6 @@ def remove_leftovers(path: str) -> None:
 
 def remove(path: str) -> None:
     """Removes a file if it is there."""
-    fs, inner = filesystem(path)
-    if fs.exists(inner):
-        fs.rm_file(inner)
+    with connected(path) as (fs, inner):
+        if fs.exists(inner):
+            fs.rm_file(inner)

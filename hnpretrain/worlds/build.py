@@ -6,7 +6,7 @@
 
 Train scenes, test scenes and pairs come from different random streams (`scene.stream`), so nothing
 in a test set was ever trained on. The same arguments give the same bytes, with the same versions
-of Pillow and pyarrow. A file that has its final name is complete.
+of Pillow and pyarrow. The jsonl or parquet appears last, whole.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
+from hnpretrain.shards import storage
 from hnpretrain.worlds.captions import captions_of
 from hnpretrain.worlds.draw import render
 from hnpretrain.worlds.pairs import CONCEPTS, Pair, sample_pair
@@ -78,16 +79,15 @@ def write_source(
     # Drawn once before anything is written: wrong arguments raise here.
     _record_and_picture(0, seed, image_size, split, captions)
     folder = Path(folder)
-    final, partial = folder / CAPTIONS_FILE, folder / f"{CAPTIONS_FILE}.partial"
+    final = folder / CAPTIONS_FILE
     (folder / "images").mkdir(parents=True, exist_ok=True)
     # Pictures are about to change under the old captions: they must not outlive them.
     final.unlink(missing_ok=True)
-    with partial.open("w", encoding="ascii", newline="\n") as lines:
+    with storage.write_whole(str(final)) as lines:
         for i in range(scenes):
             record, picture = _record_and_picture(i, seed, image_size, split, captions)
             (folder / record["image"]).write_bytes(picture)
-            lines.write(json.dumps(record) + "\n")
-    partial.replace(final)
+            lines.write((json.dumps(record) + "\n").encode())
     return final
 
 
@@ -142,10 +142,8 @@ def write_pairs(
     path = Path(path)
     rows = [_row(i, pair, image_size) for i, pair in enumerate(pairs_of(pairs_per_concept, seed))]
     schema = pa.schema(list(_PAIR_FIELDS.items()), metadata=_features())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial, row_group_size=256)
-    partial.replace(path)
+    with storage.write_whole(str(path)) as file:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), file, row_group_size=256)
     return path
 
 
@@ -180,10 +178,7 @@ def write_sheet(
         sheet.paste(image.resize((side, side), Image.Resampling.NEAREST), (x, y))
         draw.multiline_text((x, y + side + 2), textwrap.fill(text, side // 6), "black")
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(_png(sheet))
-    partial.replace(path)
+    storage.write_bytes(str(path), _png(sheet))
     return path
 
 

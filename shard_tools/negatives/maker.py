@@ -27,7 +27,7 @@ from shard_tools.negatives.parsing import CaptionedSample, ParsedCaption, Parsed
 from shard_tools.negatives.strategies import ConceptReplacement, Proposal, Strategy
 
 # Raised whenever the same input and settings give other negatives than before.
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 # Longer ones are no captions but pages; text towers read a hundred words at most.
 _MAX_CHARACTERS = 2000

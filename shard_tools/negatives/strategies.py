@@ -54,8 +54,10 @@ _NEGATIONS = frozenset(
     """
     no not without never neither nor none nothing nobody missing lacking except unlike absent
     empty prohibiting prohibited prohibits forbidding forbidden banning banned
+    hardly barely scarcely nowhere
+    cannot cant isnt arent wasnt werent dont doesnt didnt wont hasnt havent
     or either maybe perhaps possibly might seems seem
-    """.split()  # noqa: SIM905  (a list of 30 quoted words reads worse)
+    """.split()  # noqa: SIM905  (a list of 50 quoted words reads worse)
 )
 _NOT_ENDINGS = ("n't", "n\u2019t")
 _LIKENESS = frozenset({"like", "as", "than"})
@@ -115,6 +117,10 @@ class ConceptReplacement:
                 and (use.after in _LIKENESS or (source.ambiguous and not use.determined))
             ):
                 rejects["role"] += 1
+                continue
+            if self.lexicon.role == "relation" and _names_twice(caption, use.heads):
+                # "A train behind a train": one is in front of a train as well.
+                rejects["repeated"] += 1
                 continue
             targets = self._targets(source, use)
             if not targets:
@@ -237,6 +243,11 @@ def _holds(exchange: Exchange, use: Use, role: str) -> bool:
         and (not exchange.before or use.before in exchange.before)
         and use.before not in exchange.not_before
     )
+
+
+def _names_twice(caption: ParsedCaption, names: frozenset[str]) -> bool:
+    """Whether two words of the caption have a lemma among these."""
+    return sum(token.lemma_.lower() in names for token in caption.doc) > 1
 
 
 def _countable_as(source: Word, target: Word, use: Use) -> bool:

@@ -152,7 +152,8 @@ def check_image_name(name: object) -> str:
     """A manifest's image name; ValueError if it is no path inside the image folder."""
     if not isinstance(name, str) or not name:
         raise ValueError(f"the image must be a file name, got {name!r:.80}")
-    if name.startswith("/") or storage.is_url(name) or ".." in name.split("/"):
+    # "::" chains file systems in fsspec.
+    if name.startswith("/") or storage.is_url(name) or "::" in name or ".." in name.split("/"):
         raise ValueError(
             f"image {name!r} is not inside the image folder; name it relative to source.images"
         )

@@ -108,8 +108,8 @@ def _list_tars(pattern: str) -> dict[str, dict[str, Any]]:
 
 
 def _glob(pattern: str) -> dict[str, dict[str, Any]]:
-    fs, inner = storage.filesystem(pattern)
-    found = fs.glob(inner, detail=True)
+    with storage.connected(pattern) as (fs, inner):
+        found = fs.glob(inner, detail=True)
     files = {path: info for path, info in found.items() if info["type"] == "file"}
     if storage.is_url(pattern):
         return {fs.unstrip_protocol(path): info for path, info in files.items()}
@@ -117,9 +117,9 @@ def _glob(pattern: str) -> dict[str, dict[str, Any]]:
 
 
 def _info(path: str) -> dict[str, Any]:
-    fs, inner = storage.filesystem(path)
     try:
-        return dict(fs.info(inner))
+        with storage.connected(path) as (fs, inner):
+            return dict(fs.info(inner))
     except FileNotFoundError as error:
         raise ValueError(f"source.path: there is no {path!r}") from error
 

@@ -199,6 +199,14 @@ def test_images_are_bounded(folder):
         batches(loader(folder, max_pixels=16 * 16 - 1))
 
 
+def test_streaming_from_s3_in_forked_workers(bucket, folder):
+    """The parent has talked to the store before it forks, as training does with the index."""
+    write_dataset(f"{bucket}/tiles", (tile(i) for i in range(100)), per_shard=13)
+    local, remote = loader(folder, workers=2), loader(f"{bucket}/tiles", workers=2)
+    for (_, a, _), (_, b, _) in zip(batches(local), batches(remote), strict=True):
+        assert same(a, b)
+
+
 def test_real_photos(tmp_path):
     write_dataset(tmp_path, photo_samples(), per_shard=20)
     seen = batches(loader(tmp_path, workers=2), epochs=1)

@@ -58,6 +58,9 @@ def _edits(negatives: tuple[Negative, ...], concept: str) -> dict[str, set[str]]
         ("A person with a tennis racket.", "object", {"tennis racket"}),
         ("A tennis player serving.", "object", set()),
         ("A glass table by a wall.", "object", set()),
+        # Words that go together.
+        ("A cat in a fireplace.", "object", {"cat"}),
+        ("A statue of a cat.", "object", {"cat"}),
         # Negation, likeness, alternatives: a false word may make a true caption.
         ("A bathroom with no toilet.", "object", set()),
         ("The cat isn't on the bed.", "object", set()),
@@ -65,8 +68,20 @@ def _edits(negatives: tuple[Negative, ...], concept: str) -> dict[str, set[str]]
         ("A sign prohibiting dogs.", "object", set()),
         ("It looks like a dog.", "object", set()),
         ("A dog or a cat on a bed.", "object", set()),
+        ("The cat isnt on the bed.", "object", set()),
+        ("A cat that cannot reach the chair.", "object", set()),
+        ("A cat barely reaches the chair.", "object", set()),
         # The one of two that is not changed may be meant.
         ("A dog looks at another dog.", "object", set()),
+        ("An elephant walks behind another elephant.", "location", set()),
+        ("An elephant walks behind another.", "location", set()),
+        ("Two buses, one in front of the other.", "location", set()),
+        ("A car to the left of another vehicle.", "location", set()),
+        ("A bird above other birds.", "location", set()),
+        ("A box on top of another container.", "location", set()),
+        ("A train behind a train.", "location", set()),
+        ("A train behind a bus.", "location", {"behind"}),
+        ("A bird above a boat.", "location", {"above"}),
         # Not known whether one or more.
         ("The sheep stands in snow.", "object", {"snow"}),
     ],
@@ -94,6 +109,11 @@ def test_roles(maker_of_all: NegativeMaker, caption: str, concept: str, sources:
         ("A man in front of a car.", "A man behind a car."),
         ("A tall tree.", "A short tree."),
         ("Stop sign by a wall", "Lantern by a wall"),
+        ("A man throws a ball.", "A man throws a frisbee."),
+        ("A man throws a frisbee.", "A man throws a ball."),
+        ("A man carrying skis.", "A man carrying surfboards."),
+        ("A cat in a sink.", "A cat in a suitcase."),
+        ("A statue by a wall.", "A mailbox by a wall."),
     ],
 )
 def test_edits(maker_of_all: NegativeMaker, caption: str, negative: str) -> None:
@@ -116,6 +136,13 @@ def test_edits(maker_of_all: NegativeMaker, caption: str, negative: str) -> None
         ("A dog is running.", {"cats"}),
         ("Some cake on a chair.", {"sandwich"}),
         ("A piece of luggage.", {"suitcase"}),
+        # Worn at the same time.
+        ("A man carrying skis.", {"gloves", "headphones"}),
+        ("A man wearing sunglasses.", {"gloves"}),
+        ("A man wearing headphones.", {"gloves"}),
+        ("A man wearing a shirt.", {"coat", "robe"}),
+        # What the words around it do not go with.
+        ("A cat in a sink.", {"couch", "bed", "piano", "fireplace"}),
     ],
 )
 def test_never(maker_of_all: NegativeMaker, caption: str, forbidden: set[str]) -> None:
@@ -132,6 +159,8 @@ def test_never(maker_of_all: NegativeMaker, caption: str, forbidden: set[str]) -
         (("A dog on grass.", "Some animals."), (), "object", "dog", "cat"),
         (("A dog on grass.",), ("cat",), "object", "dog", "cat"),
         (("A dog on grass.",), ("Cat",), "object", "dog", "cat"),
+        (("A man throws a frisbee.",), ("sports ball",), "object", "frisbee", "ball"),
+        (("A boy has scissors.",), ("baseball glove",), "object", "scissors", "gloves"),
         (("A seagull on grass.",), ("bird",), "object", "seagull", "pigeon"),
         (("A man on grass.", "A woman."), (), "object", "man", "woman"),
         (("A man on grass.", "Two people."), (), "object", "man", "woman"),
@@ -188,6 +217,7 @@ def test_the_span_marks_the_concept_alone(maker_of_all: NegativeMaker) -> None:
         ("A dog. A cat. A fox.", "mentioned_elsewhere"),
         ("A vase in a bathroom.", "scene"),
         ("A black man.", "context"),
+        ("A train behind a train.", "repeated"),
     ],
 )
 def test_rejects_are_counted_by_reason(

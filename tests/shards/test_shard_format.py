@@ -13,7 +13,7 @@ import fsspec
 import pytest
 
 from hnpretrain.shards import storage, tar
-from hnpretrain.shards.index import Index, read_index
+from hnpretrain.shards.index import Index, read_index, write_index
 from hnpretrain.shards.marker import Marker, Reject, marker_name
 from hnpretrain.shards.schema import Caption, Negative, Sample, parse_metadata
 from hnpretrain.shards.tar import END_OF_ARCHIVE, decode_sample, encode_sample, iterate_samples
@@ -191,3 +191,51 @@ def test_a_member_that_claims_exabytes_is_refused_at_once() -> None:
         header = info.tobuf(format=tarfile.GNU_FORMAT)
         with pytest.raises(ValueError, match="not a whole tar: cut short"):
             list(iterate_samples(io.BytesIO(header + b"x" * 100)))
+
+
+def test_a_header_of_digits_does_not_keep_tarfile_busy() -> None:
+    """CVE-2024-6232: quadratic time in the size of a pax header."""
+    info = tarfile.TarInfo("pax")
+    info.type, info.size = tarfile.XHDTYPE, 2**20
+    data = info.tobuf(format=tarfile.USTAR_FORMAT) + b"1" * info.size
+    with pytest.raises(ValueError, match="a header of 1048576 bytes"):
+        list(iterate_samples(io.BytesIO(data)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"samples": None}, {"samples": "1"}, {"samples": -1}, {"offsets": [5, 2]}, {"negatives": 1.5}],
+)
+def test_a_damaged_marker_is_a_value_error(change: dict[str, Any]) -> None:
+    marker = Marker("a.tar", samples=1, bytes=10, sha256="0", offsets=(0, 10))
+    value = {**json.loads(marker.to_bytes()), **change}
+    with pytest.raises(ValueError, match="where: "):
+        Marker.from_bytes(json.dumps(value).encode(), "where")
+
+
+@pytest.mark.parametrize("change", [{"samples": "1"}, {"samples": -1}, {"bytes": None}])
+def test_a_damaged_index_is_a_value_error(change: dict[str, Any]) -> None:
+    marker = Marker("a.tar", samples=1, bytes=10, sha256="0", offsets=(0, 10))
+    value = json.loads(Index.of([marker]).to_bytes())
+    value["shards"][0].update(change)
+    with pytest.raises(ValueError, match="where: "):
+        Index.from_bytes(json.dumps(value).encode(), "where")
+
+
+def test_leftovers_of_a_killed_index_write_are_removed(tmp_path: Path) -> None:
+    leftover = tmp_path / ".index.json.123.tmp"
+    leftover.write_bytes(b"half")
+    write_index(str(tmp_path), Index.of([]))
+    assert not leftover.exists()
+    assert read_index(str(tmp_path)) == Index.of([])
+
+
+def test_a_store_out_of_reach_is_an_os_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "none")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "none")
+    monkeypatch.setattr(storage.time, "sleep", lambda _: None)
+    monkeypatch.setattr(storage, "_ATTEMPTS", 1)
+    for talk in (storage.exists, storage.read_bytes, storage.size, storage.remove):
+        with pytest.raises(OSError, match="s3://bucket/x"):
+            talk("s3://bucket/x")

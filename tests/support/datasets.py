@@ -16,8 +16,8 @@ from shard_tools.writer import ShardWriter
 PHOTOS = Path(__file__).parents[1] / "assets" / "coco_ccby"
 
 
-def write_dataset(folder: Path, samples: Iterable[Sample], per_shard: int) -> Index:
-    """Writes samples as shards with markers and an index."""
+def write_dataset(folder: Path | str, samples: Iterable[Sample], per_shard: int) -> Index:
+    """Writes samples as shards with markers and an index, to a folder or URL."""
     samples = list(samples)
     markers = []
     for start in range(0, len(samples), per_shard):

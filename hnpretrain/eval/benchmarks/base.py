@@ -110,7 +110,7 @@ def read_json(path: Path) -> Any:
         return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, EOFError, OSError, zlib.error) as error:
+    except (ValueError, RecursionError, EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{path} is not readable JSON: {error}") from error
 
 
@@ -126,7 +126,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         where = f"{path} line {number}"
         try:
             value = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"{where} is not JSON: {error}") from error
         yield where, mapping(value, where)
 
