@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -263,13 +263,12 @@ def _not_finite(what: str, value: float, run: _Run, batch: Batch) -> str:
 
 @dataclass
 class _Interval:
-    """What happened since the last log line."""
+    """What happened since the last log line; times in seconds."""
 
-    def __post_init__(self) -> None:
-        self.started = time.perf_counter()
-        self.steps = 0
-        self.data_wait = 0.0
-        self.rejects: list[Reject] = []
+    started: float = field(default_factory=time.perf_counter)
+    steps: int = 0
+    data_wait: float = 0.0
+    rejects: list[Reject] = field(default_factory=list)
 
 
 def _report(run: _Run, interval: _Interval, position: Position, result: StepResult) -> None:
