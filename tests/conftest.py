@@ -22,6 +22,8 @@ def bucket():
         environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
         environment.setenv("AWS_ACCESS_KEY_ID", "test")
         environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        # An instance that is cached would remember the environment of another test.
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
         s3 = fsspec.filesystem("s3", use_listings_cache=False)
         if not s3.exists("photos"):  # the server's buckets outlive it in this process
             s3.mkdir("photos")

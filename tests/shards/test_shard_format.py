@@ -236,6 +236,11 @@ def test_a_store_out_of_reach_is_an_os_error(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "none")
     monkeypatch.setattr(storage.time, "sleep", lambda _: None)
     monkeypatch.setattr(storage, "_ATTEMPTS", 1)
-    for talk in (storage.exists, storage.read_bytes, storage.size, storage.remove):
-        with pytest.raises(OSError, match="s3://bucket/x"):
-            talk("s3://bucket/x")
+    forget = fsspec.get_filesystem_class("s3").clear_instance_cache
+    forget()
+    try:
+        for talk in (storage.exists, storage.read_bytes, storage.size, storage.remove):
+            with pytest.raises(OSError, match="s3://bucket/x"):
+                talk("s3://bucket/x")
+    finally:
+        forget()
