@@ -215,8 +215,13 @@ def start_job(folder: Path, workers: int = 2) -> subprocess.Popen[str]:
     ]  # fmt: skip
     return subprocess.Popen(
         command, start_new_session=True, text=True, stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, preexec_fn=_interruptible,
     )  # fmt: skip
+
+
+def _interruptible() -> None:
+    # A shell starts what runs in its background with SIGINT ignored, and that is inherited.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for_shards(job: subprocess.Popen[str], folder: Path, count: int) -> None:
