@@ -186,7 +186,7 @@ def _bars(comparison: Comparison) -> markupsafe.Markup:
         centers = [place + width * (len(comparison.runs) - 1) / 2 for place in range(len(groups))]
         axis.set_xticks(centers, groups)
         axis.set(title=f"{score} accuracy, percent", ylim=(0, 100))
-        axis.legend(loc="lower right")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return _svg(figure)
 
 
