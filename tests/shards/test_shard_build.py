@@ -222,6 +222,7 @@ def start_job(folder: Path, workers: int = 2) -> subprocess.Popen[str]:
 def _interruptible() -> None:
     # A shell starts what runs in its background with SIGINT ignored, and that is inherited.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
 def wait_for_shards(job: subprocess.Popen[str], folder: Path, count: int) -> None:
