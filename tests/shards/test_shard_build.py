@@ -265,6 +265,7 @@ def test_a_killed_job_goes_on_where_it_was(built: Path, tmp_path: Path) -> None:
         assert (tmp_path / name).stat().st_mtime_ns == mtime
 
 
+@pytest.mark.prove
 def test_an_interrupted_job_leaves_nothing_half_written(tmp_path: Path) -> None:
     job = start_job(tmp_path)
     wait_for_shards(job, tmp_path, 3)
