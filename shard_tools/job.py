@@ -11,6 +11,10 @@
 
 Nothing depends on which worker does what, or when: the same source and settings give the same
 bytes. A killed job, started again, redoes its unfinished shards only.
+
+Ctrl-C and SIGTERM set a flag that all workers look at between two samples. They raise nothing while
+shards are built: an exception that a signal handler raises may come inside a lock, which then is
+never released, or inside a callback, which swallows it.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from types import FrameType
 
 from fsspec.implementations.local import LocalFileSystem
 
@@ -56,6 +61,9 @@ _BATCH_BYTES = 64 * 2**20
 _PILLOW_MAX_PIXELS = 178_956_970
 _REPORT_SECONDS = 0.25
 _NAMES_SHOWN = 3
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Columns of the tally: samples, captions, captions with negatives, rejects.
+_COUNTS = 4
 
 
 @dataclass
@@ -129,6 +137,7 @@ def build(
         ValueError: the settings or the source are wrong (nothing was written then), or more than
             max_reject_share of the samples were rejected (shards and markers stay, no index).
         OSError: storage failed, or a worker died; finished shards stay.
+        KeyboardInterrupt: Ctrl-C or, in the main thread, SIGTERM; finished shards stay.
     """
     shards = plan_source(settings.source, settings.samples_per_shard)
     sizes = _check_output(settings.output, shards)
@@ -144,7 +153,7 @@ def build(
     index_path = storage.join(settings.output, INDEX_NAME)
     if to_do:
         storage.remove(index_path)
-        tally = _Tally()
+        tally = _Tally(len(to_do))
         samples = [shard.samples for shard in to_do if shard.samples is not None]
         samples_to_do = sum(samples) if len(samples) == len(to_do) else None
 
@@ -158,10 +167,14 @@ def build(
             built = _build_here(to_do, task, maker, tally, tell)
         else:
             built = _build_in_processes(to_do, task, settings, workers, tally, tell)
-        with contextlib.closing(built):  # its workers end with it, whatever is raised here
-            for marker in built:
-                markers.append(marker)
-                tell()
+        # The workers end with `built`, whatever is raised here.
+        try:
+            with _signals_stop(tally), contextlib.closing(built):
+                for marker in built:
+                    markers.append(marker)
+                    tell()
+        except _Stopped as stopped:
+            raise KeyboardInterrupt from stopped
 
     index = Index.of(markers)
     try:
@@ -184,22 +197,28 @@ class _Task:
 
 
 class _Tally:
-    """Counts that all workers add to, and the flag that stops them, in shared memory."""
+    """Counts of each shard, and the flag that stops all workers, in shared memory.
 
-    def __init__(self) -> None:
+    Without locks, which a process that is killed would hold for ever: each row is written by the
+    one worker that builds that shard, and a number is read as it was before or after.
+
+    Args:
+        shards: rows.
+    """
+
+    def __init__(self, shards: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self._counts = context.Array("q", 4)
-        self._stop = context.Value("b", 0)
+        self._rows = context.RawArray("q", shards * _COUNTS)
+        self._stop = context.RawValue("b", 0)
 
-    def add(self, *counts: int) -> None:
-        """Adds samples, captions, captions with negatives, and rejects."""
-        with self._counts.get_lock():
-            for place, count in enumerate(counts):
-                self._counts[place] += count
+    def add(self, shard: int, *counts: int) -> None:
+        """Adds samples, captions, captions with negatives, and rejects of a shard."""
+        for column, count in enumerate(counts):
+            self._rows[shard * _COUNTS + column] += count
 
     def counts(self) -> tuple[int, ...]:
-        with self._counts.get_lock():
-            return tuple(self._counts[:])
+        """The sums over all shards."""
+        return tuple(sum(self._rows[column::_COUNTS]) for column in range(_COUNTS))
 
     def stop(self) -> None:
         self._stop.value = 1
@@ -209,7 +228,7 @@ class _Tally:
 
 
 class _Stopped(Exception):
-    """The job was interrupted; the shard at hand is given up, leaving nothing behind."""
+    """The job is to stop; the shard at hand is given up, leaving nothing behind."""
 
 
 class _Builder:
@@ -227,7 +246,8 @@ class _Builder:
         self._tally = tally
         self._after_batch = after_batch
 
-    def build(self, shard: SourceShard) -> Marker:
+    def build(self, number: int, shard: SourceShard) -> Marker:
+        """Builds one shard, counting in the tally's row of that number."""
         fingerprint = shard.fingerprint()
         keys: set[str] = set()
         batch: list[tuple[SourceSample, str]] = []  # with the image's extension
@@ -239,15 +259,15 @@ class _Builder:
                 checked = self._check(item, keys)
                 if isinstance(checked, Reject):
                     writer.reject(checked)
-                    self._tally.add(0, 0, 0, 1)
+                    self._tally.add(number, 0, 0, 0, 1)
                     continue
                 keys.add(checked[0].key)
                 batch.append(checked)
                 held += len(checked[0].image)
                 if len(batch) == _BATCH_SAMPLES or held >= _BATCH_BYTES:
-                    self._write(batch, writer)
+                    self._write(number, batch, writer)
                     batch, held = [], 0
-            self._write(batch, writer)
+            self._write(number, batch, writer)
             return writer.finish(
                 self._task.folder, shard.name, self._task.configuration, shard.origin, fingerprint
             )
@@ -264,14 +284,16 @@ class _Builder:
         except BadImage as error:
             return Reject(item.key, error.reason, error.detail)
 
-    def _write(self, batch: Sequence[tuple[SourceSample, str]], writer: ShardWriter) -> None:
+    def _write(
+        self, number: int, batch: Sequence[tuple[SourceSample, str]], writer: ShardWriter
+    ) -> None:
         made = self._maker.make([CaptionedSample(s.key, s.captions, s.objects) for s, _ in batch])
         for (source, extension), negatives in zip(batch, made, strict=True):
             writer.add(Sample(source.key, source.image, extension, negatives.captions, source.meta))
             writer.reject_candidates(negatives.rejects)
         captions = [caption for negatives in made for caption in negatives.captions]
         with_negatives = sum(bool(caption.negatives) for caption in captions)
-        self._tally.add(len(batch), len(captions), with_negatives, 0)
+        self._tally.add(number, len(batch), len(captions), with_negatives, 0)
         self._after_batch()
 
 
@@ -283,8 +305,8 @@ def _build_here(
     tell: Callable[[], None],
 ) -> Generator[Marker, None, None]:
     builder = _Builder(task, maker, tally, tell)
-    for shard in shards:
-        yield _essentials(builder.build(shard))
+    for number, shard in enumerate(shards):
+        yield _essentials(builder.build(number, shard))
 
 
 def _build_in_processes(
@@ -303,9 +325,13 @@ def _build_in_processes(
         (task, settings.negatives, settings.seed, tally),
     )
     try:
-        with _interrupts_ignored_by_children():
-            pending = {pool.submit(_build_in_worker, shard) for shard in shards}
+        with _signals_kept_from_children():
+            pending = {
+                pool.submit(_build_in_worker, number, shard) for number, shard in enumerate(shards)
+            }
         while pending:
+            if tally.stopped():
+                raise _Stopped
             done, pending = wait(pending, _REPORT_SECONDS, FIRST_COMPLETED)
             for future in done:
                 yield future.result()
@@ -316,7 +342,7 @@ def _build_in_processes(
             f"shards are kept: start the job again, with fewer than workers={workers}"
         ) from error
     finally:
-        # After an interrupt or an error, the workers give up their shards at the next sample.
+        # After a signal or an error, the workers give up their shards at the next sample.
         tally.stop()
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -326,9 +352,6 @@ _builder: _Builder  # a worker process's own
 
 def _start_worker(task: _Task, negatives: NegativeSettings, seed: int, tally: _Tally) -> None:
     global _builder
-    # Told to terminate with the whole group, a worker would leave its temporary file behind; the
-    # job ends it.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _builder = _Builder(task, NegativeMaker(negatives, seed), tally)
 
@@ -341,21 +364,52 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _build_in_worker(shard: SourceShard) -> Marker:
-    return _essentials(_builder.build(shard))
+def _build_in_worker(number: int, shard: SourceShard) -> Marker:
+    return _essentials(_builder.build(number, shard))
 
 
 @contextlib.contextmanager
-def _interrupts_ignored_by_children() -> Iterator[None]:
-    """Processes started inside ignore Ctrl-C: the job's own process tells them to stop."""
+def _signals_stop(tally: _Tally) -> Iterator[None]:
+    """Inside, the first Ctrl-C or SIGTERM stops the job at its next sample, a second at once."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What was ignored stays so: a job under nohup or in a shell's background.
+    before = {
+        number: handler
+        for number in _STOP_SIGNALS
+        if (handler := signal.getsignal(number)) != signal.SIG_IGN
+    }
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        tally.stop()
+        restore()
+
+    for number in before:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()
+
+
+@contextlib.contextmanager
+def _signals_kept_from_children() -> Iterator[None]:
+    """Processes started inside never see Ctrl-C or SIGTERM, which may be sent to the whole group:
+    the job tells them to stop, so that they leave no temporary file behind.
+
+    The signals are blocked, not ignored: children inherit either, but what comes meanwhile still
+    reaches this process afterwards.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _finished(shard: SourceShard, task: _Task, sizes: Mapping[str, int]) -> Marker | None:

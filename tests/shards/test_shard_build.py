@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -265,19 +266,43 @@ def test_a_killed_job_goes_on_where_it_was(built: Path, tmp_path: Path) -> None:
         assert (tmp_path / name).stat().st_mtime_ns == mtime
 
 
-@pytest.mark.prove
-def test_an_interrupted_job_leaves_nothing_half_written(tmp_path: Path) -> None:
-    job = start_job(tmp_path)
-    wait_for_shards(job, tmp_path, 3)
-    workers = worker_ids(job)
-    os.killpg(job.pid, signal.SIGINT)
+def started_workers(job: subprocess.Popen[str], _: Path) -> None:
+    """Waits until both workers run, long before they have built anything."""
+    deadline = time.monotonic() + 120
+    while len(worker_ids(job)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def three_shards(job: subprocess.Popen[str], folder: Path) -> None:
+    wait_for_shards(job, folder, 3)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("wait", "workers"), [(started_workers, 2), (three_shards, 2), (three_shards, 1)]
+)
+def test_a_stopped_job_leaves_nothing_half_written(
+    tmp_path: Path,
+    stop: signal.Signals,
+    wait: Callable[[subprocess.Popen[str], Path], None],
+    workers: int,
+) -> None:
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    job = start_job(folder, workers)
+    wait(job, folder)
+    ids = worker_ids(job)
+    assert len(ids) == (workers if workers > 1 else 0)
+    os.killpg(job.pid, stop)  # as a terminal or a scheduler does: workers get it too
     _, error = job.communicate(timeout=120)
-    assert job.returncode != 0
+    assert job.returncode == 130
+    assert error.splitlines()[-1].startswith("stopped: finished shards are kept")
     assert "Traceback" not in error
-    assert leftovers(tmp_path) == []
-    assert not (tmp_path / "index.json").exists()
-    assert len(workers) == 2
-    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    assert leftovers(folder) == []
+    assert not (folder / "index.json").exists()
+    assert len(list(folder.glob("*.marker.json"))) < 73
+    assert not any(Path(f"/proc/{worker}").exists() for worker in ids)
 
 
 def test_a_killed_worker_ends_the_job_with_one_line(tmp_path: Path) -> None:
