@@ -80,7 +80,7 @@ class Plan:
                 f"{self.batch_size}; lower batch_size or build more shards"
             )
 
-    @property
+    @functools.cached_property
     def samples(self) -> int:
         """N, the samples of the data set."""
         return sum(self.shard_samples)

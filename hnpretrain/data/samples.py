@@ -74,19 +74,32 @@ class SampleDecoder:
         draw = _generator(self.seed, epoch, raw.key)
         augmentation_seed = int(draw.integers(2**63))
         caption = captions[int(draw.integers(len(captions)))]
-        order = draw.permutation(len(caption.negatives))[: self.negatives]
-        texts = [caption.text, *(caption.negatives[i].text for i in order)]
-
-        token_NL = self.tokenizer(texts)
-        negative_KL = token_NL.new_zeros(self.negatives, token_NL.shape[1])
-        negative_KL[: len(order)] = token_NL[1:]
+        order = draw.permutation(len(caption.negatives)).tolist()
+        (text_L,) = self.tokenizer([caption.text])
+        rows = self._tokenize_negatives([caption.negatives[i].text for i in order], text_L)
+        negative_KL = text_L.new_zeros(self.negatives, len(text_L))
+        if rows:
+            negative_KL[: len(rows)] = torch.stack(rows)
         return TrainingSample(
             key=raw.key,
             image_CHW=_augment(self.transform, image, augmentation_seed),
-            text_L=token_NL[0],
+            text_L=text_L,
             negative_KL=negative_KL,
-            negative_mask_K=torch.arange(self.negatives) < len(order),
+            negative_mask_K=torch.arange(self.negatives) < len(rows),
         )
+
+    def _tokenize_negatives(self, texts: list[str], text_L: torch.Tensor) -> list[torch.Tensor]:
+        """The first K texts whose tokens differ from the caption's.
+
+        A text tower reads so many tokens: where the caption is longer, and the words that changed
+        lie past the cut, the negative would say of the image just what the caption says.
+        """
+        rows: list[torch.Tensor] = []
+        while texts and len(rows) < self.negatives:
+            tried = texts[: self.negatives - len(rows)]
+            texts = texts[len(tried) :]
+            rows += [row for row in self.tokenizer(tried) if not torch.equal(row, text_L)]
+        return rows
 
 
 def _generator(seed: int, epoch: int, key: str) -> np.random.Generator:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from hnpretrain.data.loader import DataSettings, Loader, Position, make_plan
 from hnpretrain.shards.index import read_index
-from hnpretrain.shards.schema import Sample
+from hnpretrain.shards.schema import Caption, Negative, Sample
 from tests.support.datasets import photo_samples, tile, write_dataset
 
 LENGTH = 6
@@ -142,6 +142,28 @@ def test_more_negatives_than_stored_are_masked(folder):
     assert batch.negative_mask_BK.tolist() == [[True, True, False, False, False]] * 8
     assert (batch.negative_BKL[:, 2:] == 0).all()
     assert (batch.negative_BKL[:, :2, 0] != 0).all()
+
+
+@pytest.mark.parametrize("negatives", [1, 2, 3])
+def test_negatives_that_differ_past_the_tokenizer_s_cut_are_not_given(tmp_path, negatives):
+    """To the text tower they are the caption; others are taken in their place, or none."""
+
+    def cut(texts: list[str]) -> torch.Tensor:
+        return torch.tensor([[len(word) for word in text.split()[:LENGTH]] for text in texts])
+
+    caption = "a bb ccc dddd a bb red"
+    texts = ("a bb ccc dddd a bb blue", "a bb ccc dddd a ccc red", "bb bb ccc dddd a bb red")
+    made = tuple(Negative(text, "object", "replace", "a", "b", (0, 1)) for text in texts)
+    samples = [replace(tile(i), captions=(Caption(caption, made),)) for i in range(40)]
+    write_dataset(tmp_path, samples, per_shard=40)
+    the_loader = loader(tmp_path, negatives=negatives)
+    the_loader._decoder = replace(the_loader._decoder, tokenizer=cut)
+    for _, batch, _ in batches(the_loader, epochs=1):
+        assert (batch.negative_mask_BK.sum(1) == min(negatives, 2)).all()
+        for text, rows, mask in zip(
+            batch.text_BL, batch.negative_BKL, batch.negative_mask_BK, strict=True
+        ):
+            assert not any(torch.equal(row, text) for row in rows[mask])
 
 
 def broken(sample: Sample, image: bytes) -> Sample:
