@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +27,8 @@ def load(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] 
     Args:
         cls: a dataclass; fields may be dataclasses themselves.
         path: a YAML file, or None for the defaults.
-        overrides: `a.b=value` strings; values are read as YAML.
+        overrides: `a.b=value` strings. Where the setting is a text, the value is taken as it
+            stands (a folder `0123` stays one), else it is read as YAML.
 
     Raises:
         ValueError: the file is missing or not a mapping, a key is unknown (the nearest right name
@@ -41,7 +42,7 @@ def load(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] 
     for override in overrides:
         if "=" not in override.lstrip("="):
             raise ValueError(f"override {override!r}: write it as key=value, for example seed=1")
-    layers.append(_as_mapping(_read_overrides(overrides), "the overrides"))
+        layers.append(_as_mapping(_read_override(cls, override), "the overrides"))
 
     try:
         for layer in layers:
@@ -67,6 +68,20 @@ def to_dict(settings: Any) -> dict[str, Any]:
     return {str(key): item for key, item in value.items()}
 
 
+def changes(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:
+    """Where two settings of one class differ: `a.b` -> (before, after)."""
+    return dict(_differences(to_dict(before), to_dict(after), ""))
+
+
+def _differences(before: Any, after: Any, key: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in dict.fromkeys((*before, *after)):
+            inner = f"{key}.{name}" if key else name
+            yield from _differences(before.get(name), after.get(name), inner)
+    elif before != after:
+        yield key, (before, after)
+
+
 def require_one_of(key: str, value: str, allowed: Sequence[str]) -> None:
     """Raises ValueError, with the nearest allowed name, unless `value` is in `allowed`."""
     if value not in allowed:
@@ -88,11 +103,26 @@ def _read_yaml(path: str | Path) -> object:
         raise ValueError(f"config {str(path)!r}: {' '.join(str(error).split())}") from error
 
 
-def _read_overrides(overrides: Sequence[str]) -> object:
+def _read_override(cls: type, override: str) -> object:
+    key, _, value = override.partition("=")
+    is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    if _type_of(cls, key) is str and not is_quoted:
+        layer = OmegaConf.create()
+        OmegaConf.update(layer, key, value)
+        return layer
     try:
-        return OmegaConf.from_dotlist(list(overrides))
+        return OmegaConf.from_dotlist([override])
     except yaml.YAMLError as error:
-        raise ValueError(f"{' '.join(overrides)}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{override}: {' '.join(str(error).split())}") from error
+
+
+def _type_of(cls: type, key: str) -> Any:
+    """The type of the setting that a dotted key names, or None if it names none."""
+    for name in key.split("."):
+        if not dataclasses.is_dataclass(cls):
+            return None
+        cls = typing.get_type_hints(cls).get(name)  # type: ignore[assignment]
+    return cls
 
 
 def _as_mapping(value: object, what: str) -> DictConfig:
@@ -110,9 +140,12 @@ def _check_keys(cls: type, layer: Mapping[Any, Any], prefix: str) -> None:
                 f"unknown key {prefix}{key}{nearest(str(key), names)} (known: {', '.join(names)})"
             )
         inner = hints[str(key)]
+        value = layer[key]
+        if inner is str and not isinstance(value, str):
+            # YAML reads 0123 as the number 83 and `no` as false.
+            raise ValueError(f"{prefix}{key} must be a text, got {value!r}: put it in quotes")
         if not dataclasses.is_dataclass(inner):
             continue  # free-form mappings (a model config) keep any key
-        value = layer[key]
         if not isinstance(value, DictConfig):
             raise ValueError(f"{prefix}{key} must be a mapping of settings, got {value!r}")
         _check_keys(typing.cast(type, inner), value, f"{prefix}{key}.")

@@ -16,6 +16,7 @@ class Outer:
     epochs: int = 1
     inner: Inner = field(default_factory=Inner)
     free: dict[str, int] = field(default_factory=dict)
+    folder: str = ""
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -51,6 +52,41 @@ def test_yaml_round_trip(tmp_path):
 def test_wrong_overrides_name_the_key(overrides, message):
     with pytest.raises(ValueError, match=message):
         config.load(Outer, None, overrides)
+
+
+@pytest.mark.parametrize(
+    "text", ["0123", "2024_01_02", "1e3", "no", "null", "dir #1", "{0..9}.tar", "a=b", "", "x: y"]
+)
+def test_texts_are_taken_as_they_stand(text, tmp_path):
+    """YAML would read numbers, truth values, comments and mappings into the names of folders."""
+    loaded = config.load(Outer, None, [f"folder={text}"])
+    assert loaded.folder == text
+    (tmp_path / "c.yaml").write_text(config.to_yaml(loaded))
+    assert config.load(Outer, tmp_path / "c.yaml") == loaded
+
+
+def test_quotes_around_a_text_are_no_part_of_it():
+    assert config.load(Outer, None, ["folder='a b'"]).folder == "a b"
+    assert config.load(Outer, None, ['folder=""']).folder == ""
+
+
+def test_what_yaml_makes_of_an_unquoted_text_is_refused(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("folder: 0123\n")
+    with pytest.raises(ValueError, match="folder must be a text, got 83: put it in quotes"):
+        config.load(Outer, path)
+
+
+def test_changes_name_the_keys():
+    before = Outer(epochs=1, free={"a": 1, "b": 2})
+    after = Outer(epochs=2, inner=Inner(rate=0.1), free={"a": 1, "c": 3})
+    assert config.changes(before, before) == {}
+    assert config.changes(before, after) == {
+        "epochs": (1, 2),
+        "inner.rate": (0.5, 0.1),
+        "free.b": (2, None),
+        "free.c": (None, 3),
+    }
 
 
 def test_wrong_files(tmp_path):
