@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 
 import typer
@@ -17,6 +18,8 @@ from hnpretrain.demo import commands as demo
 from hnpretrain.eval import commands as evaluation
 from hnpretrain.train import commands as training
 from hnpretrain.worlds import commands as worlds
+
+_OTHER_RANKS_WAIT = 3.0  # seconds; torchrun looks every 0.1 s
 
 app = typer.Typer(
     name="hnpretrain",
@@ -51,6 +54,9 @@ def _exit_with_one_line(program: typer.Typer) -> None:
         program()
     except (ValueError, OSError) as error:
         rank = os.environ.get("RANK")
+        if rank not in (None, "0"):
+            # Mostly all ranks fail alike: rank 0 says so, and torchrun ends the others meanwhile.
+            time.sleep(_OTHER_RANKS_WAIT)
         prefix = f"[rank {rank}] " if rank is not None else ""
         print(f"{prefix}error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         sys.exit(1)

@@ -16,7 +16,7 @@ def torchrun_command(config: str, overrides: Sequence[str], processes: int) -> l
     return [
         sys.executable,
         "-m",
-        "torch.distributed.run",
+        "launch.torchrun",
         # A rendezvous of its own on a free port, so that several runs can share the machine.
         "--standalone",
         f"--nproc_per_node={processes}",

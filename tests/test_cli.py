@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.support.training import clean_environment
+from tests.support.training import clean_environment, write_recipe
 
 COMMANDS = ["demo", "world", "shard", "train", "launch", "eval", "export"]
 
@@ -53,6 +53,24 @@ def test_failure_is_status_1_and_one_line(arguments, message):
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert message in line
+
+
+def test_a_failure_of_all_ranks_is_one_line(tmp_path):
+    """Neither one a rank, nor torchrun's table."""
+    recipe = write_recipe(tmp_path / "recipe.yaml", tmp_path / "nowhere")
+    done = run("launch", "local", str(recipe), "--nproc", "2")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"[rank 0] error: {tmp_path}/nowhere/index.json does not exist")
+
+
+def test_a_killed_rank_is_told_in_one_line(tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    done = run("--standalone", "--nproc_per_node=1", str(script), module="launch.torchrun")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: rank 0 was ended by SIGKILL")
 
 
 def test_training_as_a_module():
