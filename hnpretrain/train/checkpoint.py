@@ -1,7 +1,8 @@
 """Checkpoints: what a run needs to go on from (epoch, step), and which of them is the latest.
 
 A checkpoint is a folder `checkpoints/step_N` with DeepSpeed's files (weights, optimizer), the
-model's open_clip config, and `state.json`: the position in the data, and what must not change.
+model's open_clip config, the run's `config.yaml`, and `state.json`: the position in the data, and
+what must not change.
 `checkpoints/latest` names the newest one and is moved only when all ranks are done, so that a
 half-written one is never found.
 
@@ -10,8 +11,11 @@ Random states are not saved: every step seeds its draws from (seed, step, rank).
 
 from __future__ import annotations
 
+import contextlib
 import json
+import pickle
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +32,20 @@ if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
 STATE_NAME = "state.json"
+CONFIG_NAME = "config.yaml"
+# What torch and DeepSpeed raise for files that are cut, damaged or missing.
+_UNREADABLE = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    IndexError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+)
 
 
 @dataclass
@@ -66,6 +84,33 @@ class Progress:
     rejected: int = 0
 
 
+def find_latest(run: Path) -> Path | None:
+    """The run's newest complete checkpoint, or None; collective.
+
+    The main rank's word counts: a stale view of a shared folder must not split the ranks.
+    """
+    found = [latest_checkpoint(run)]
+    dist.broadcast_object_list(found)
+    return found[0]
+
+
+@contextlib.contextmanager
+def readable(checkpoint: Path) -> Iterator[None]:
+    """Inside, what cannot be read of a checkpoint is a ValueError that says what to do."""
+    try:
+        yield
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        folder = checkpoint.parent
+        others = {path.parent for path in folder.glob(f"step_*/{STATE_NAME}")} - {checkpoint}
+        names = ", ".join(sorted(path.name for path in others))
+        raise ValueError(
+            f"checkpoint {checkpoint} cannot be read: {reason}. Write the name of another one"
+            f"{names and f' ({names})'} into {folder / LATEST_NAME}, or remove {folder} to begin "
+            "anew"
+        ) from error
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -73,17 +118,24 @@ class Checkpoints:
         run: the run's folder, on a file system that all ranks see.
         settings: section `checkpoint:`.
         identity: what must be equal, by the name of its setting, for a run to go on: all that
-            decides its batches, and the form of DeepSpeed's files. JSON values.
+            decides its batches, its model and its loss, and the form of DeepSpeed's files. JSON
+            values.
+        config: all settings of the run, as YAML, to be kept with each checkpoint.
         place: this process.
     """
 
     def __init__(
-        self, run: Path, settings: CheckpointSettings, identity: dict[str, Any], place: Place
+        self,
+        run: Path,
+        settings: CheckpointSettings,
+        identity: dict[str, Any],
+        config: str,
+        place: Place,
     ) -> None:
-        self._run = run
         self._folder = run / "checkpoints"
         self._settings = settings
         self._identity = identity
+        self._config = config
         self._place = place
 
     def save(self, engine: DeepSpeedEngine, model: LoadedModel, progress: Progress) -> None:
@@ -93,6 +145,7 @@ class Checkpoints:
         dist.barrier()
         if self._place.is_main:
             write_config(model, self._folder / tag)
+            storage.write_bytes(str(self._folder / tag / CONFIG_NAME), self._config.encode())
             state = {"progress": asdict(progress), "identity": self._identity}
             storage.write_bytes(str(self._folder / tag / STATE_NAME), json.dumps(state).encode())
             storage.write_bytes(str(self._folder / LATEST_NAME), tag.encode())
@@ -102,27 +155,29 @@ class Checkpoints:
                     shutil.rmtree(old)
         dist.barrier()
 
-    def restore(self, engine: DeepSpeedEngine) -> Progress:
-        """Loads the latest checkpoint into the engine, on all ranks; the start if there is none.
+    def restore(self, engine: DeepSpeedEngine, latest: Path | None) -> Progress:
+        """Loads a checkpoint into the engine, on all ranks; the start if there is none.
 
         Raises:
-            ValueError: the run cannot go on from it, as something in `identity` has changed.
+            ValueError: the run cannot go on from it: something in `identity` has changed, or its
+                files cannot be read.
         """
-        # The main rank's word counts: a stale view of a shared folder must not split the ranks.
-        found = [latest_checkpoint(self._run)]
-        dist.broadcast_object_list(found)
-        (latest,) = found
         if latest is None:
             return Progress()
-        state = json.loads((latest / STATE_NAME).read_text())
-        self._check(state["identity"], latest)
-        engine.load_checkpoint(str(self._folder), tag=latest.name)
-        progress = state["progress"]
-        return Progress(position=Position(**progress.pop("position")), **progress)
+        with readable(latest):
+            state = json.loads((latest / STATE_NAME).read_text())
+            identity, fields = state["identity"], state["progress"]
+            progress = Progress(position=Position(**fields.pop("position")), **fields)
+        self._check(identity, latest)
+        with readable(latest):
+            path, _ = engine.load_checkpoint(str(self._folder), tag=latest.name)
+            if path is None:
+                raise ValueError("DeepSpeed finds no checkpoint there")
+        return progress
 
     def _check(self, saved: dict[str, Any], latest: Path) -> None:
         for key, value in self._identity.items():
-            if saved[key] == value:
+            if key in saved and saved[key] == value:
                 continue
             if key in ("data.shards", "model"):
                 what = "the shards' index has" if key == "data.shards" else "the model has"
@@ -130,7 +185,8 @@ class Checkpoints:
                     f"{latest} cannot be continued: {what} changed since. Restore it, or train "
                     "into another `output`"
                 )
+            before = saved.get(key)
             raise ValueError(
-                f"{latest} was trained with {key}={saved[key]}, now it is {value}. Set "
-                f"{key}={saved[key]} again, or train into another `output`"
+                f"{latest} was trained with {key}={before}, now it is {value}. Set it to {before} "
+                "again, or train into another `output`"
             )

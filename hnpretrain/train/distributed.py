@@ -68,7 +68,14 @@ def _place() -> Place:
 def _device() -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    rank, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if rank >= count:
+        raise ValueError(
+            f"local rank {rank} has no GPU, since this process sees {count}: start at most {count} "
+            "processes on this machine (--nproc, --nproc_per_node), or let each see all GPUs "
+            "(CUDA_VISIBLE_DEVICES)"
+        )
+    device = torch.device("cuda", rank)
     torch.cuda.set_device(device)
     return device
 

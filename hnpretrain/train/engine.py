@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # at run time it is imported once the environment is set, see
 
 # CLIP clamps s at 100: beyond, the softmax saturates and training turns unstable.
 MAX_LOGIT_SCALE = 100.0
+# Gradients that are reduced together, at most.
+_MAX_BUCKET = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ def build_engine(model: open_clip.CLIP, settings: TrainSettings, place: Place) -
 
     autocast = torch.bfloat16 if settings.precision == "bf16" else None
     towers = Towers(model, autocast).to(place.device)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     engine, _, _, _ = deepspeed.initialize(
         model=towers,
         optimizer=build_optimizer(model, settings.optimizer),
@@ -88,40 +91,43 @@ def build_engine(model: open_clip.CLIP, settings: TrainSettings, place: Place) -
             "train_batch_size": settings.batch_size,
             "train_micro_batch_size_per_gpu": settings.batch_size // place.world_size,
             "gradient_clipping": settings.optimizer.max_grad_norm,
-            "zero_optimization": {"stage": settings.zero_stage},
-            "steps_per_print": 2**31,  # our own log line says more
+            "zero_optimization": {
+                "stage": settings.zero_stage,
+                # ZeRO allocates a whole bucket, of 5e8 gradients if not told otherwise.
+                "reduce_bucket_size": min(trained, _MAX_BUCKET),
+            },
+            # Our own log line says more, and DeepSpeed's timer waits for the device twice a step.
+            "steps_per_print": 2**31,
+            "timers": {"throughput": {"enabled": False}},
         },
     )
     return engine
 
 
 @torch.no_grad()
-def optimizer_step(engine: DeepSpeedEngine) -> float:
+def optimizer_step(engine: DeepSpeedEngine) -> torch.Tensor:
     """Steps after a backward, then brings the logit scale back into its range.
 
     Returns:
-        The global norm of the gradients, before clipping.
+        The global norm of the gradients, before clipping; on the device.
     """
     if engine.zero_optimization():
         engine.step()
-        norm = engine.get_global_grad_norm()
+        norm = torch.as_tensor(engine.get_global_grad_norm(), device=engine.device)
     else:
         # DeepSpeed keeps no norm without ZeRO; the gradients are averaged and whole here.
         gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         engine.step()
     _clamp_logit_scale(engine)
-    return float(norm)
+    return norm
 
 
 def _clamp_logit_scale(engine: DeepSpeedEngine) -> None:
     from deepspeed.utils import safe_set_full_fp32_param
 
     parameter = engine.module.model.logit_scale
-    limit = math.log(MAX_LOGIT_SCALE)
-    if float(parameter) <= limit:  # the same on all ranks, since the parameter is
-        return
-    parameter.fill_(limit)
-    if engine.zero_optimization():
+    parameter.clamp_(max=math.log(MAX_LOGIT_SCALE))
+    if engine.zero_optimization() and parameter.requires_grad:
         # ZeRO steps on a copy of its own, which would undo the clamp.
-        safe_set_full_fp32_param(parameter, torch.full_like(parameter, limit, dtype=torch.float32))
+        safe_set_full_fp32_param(parameter, parameter.float())

@@ -22,11 +22,10 @@ from hnpretrain.data.loader import Loader, Position, make_plan
 from hnpretrain.data.samples import Batch
 from hnpretrain.losses import HardNegativeContrastiveLoss, LossOutput
 from hnpretrain.models import LoadedModel, build
-from hnpretrain.models.store import latest_checkpoint
 from hnpretrain.shards import storage
 from hnpretrain.shards.index import Index, read_index
 from hnpretrain.shards.marker import Reject
-from hnpretrain.train.checkpoint import Checkpoints, Progress
+from hnpretrain.train.checkpoint import CONFIG_NAME, Checkpoints, Progress, find_latest, readable
 from hnpretrain.train.distributed import Place, process_group
 from hnpretrain.train.engine import build_engine, optimizer_step
 from hnpretrain.train.log import LOG_NAME, RunLog, console_line
@@ -36,7 +35,6 @@ from hnpretrain.train.settings import TrainSettings
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
-CONFIG_NAME = "config.yaml"
 # Below this many samples the share of rejected ones says nothing.
 _MIN_SAMPLES_FOR_SHARE = 1000
 
@@ -81,7 +79,11 @@ class _Run:
 
 def _set_up(settings: TrainSettings, place: Place) -> _Run:
     folder = Path(settings.output)
-    settings = _keep_streams(settings, folder)
+    latest = find_latest(folder)
+    before = _read_config(latest) if latest else None
+    if before and not settings.data.streams:
+        # A run that goes on keeps the number of streams that was chosen when it began.
+        settings = replace(settings, data=replace(settings.data, streams=before.data.streams))
     index = read_index(settings.data.shards)
     plan = make_plan(settings.data, index, settings.batch_size, settings.seed, place.world_size)
     settings = replace(settings, data=replace(settings.data, streams=plan.streams))
@@ -90,8 +92,9 @@ def _set_up(settings: TrainSettings, place: Place) -> _Run:
     model = build(settings.model)
     engine = build_engine(model.model, settings, place)
     identity = _identity(settings, index, model, place)
-    checkpoints = Checkpoints(folder, settings.checkpoint, identity, place)
-    progress = checkpoints.restore(engine)
+    resolved = config.to_yaml(settings)
+    checkpoints = Checkpoints(folder, settings.checkpoint, identity, resolved, place)
+    progress = checkpoints.restore(engine, latest)
     loader = Loader(
         settings.data,
         index,
@@ -102,11 +105,13 @@ def _set_up(settings: TrainSettings, place: Place) -> _Run:
         place.world_size,
         pin_memory=place.device.type == "cuda",
     )
+    total_steps = settings.epochs * plan.steps_per_epoch
     log = None
     if place.is_main:
-        storage.write_bytes(str(folder / CONFIG_NAME), config.to_yaml(settings).encode())
+        _announce(settings, before, place, index, loader, progress)
+        if progress.global_step < total_steps:  # else these settings train nothing
+            storage.write_bytes(str(folder / CONFIG_NAME), resolved.encode())
         log = RunLog(folder, progress.global_step)
-        _announce(settings, place, index, loader, progress)
     return _Run(
         settings=settings,
         place=place,
@@ -117,9 +122,14 @@ def _set_up(settings: TrainSettings, place: Place) -> _Run:
         loss=HardNegativeContrastiveLoss(scope=settings.loss.scope),
         checkpoints=checkpoints,
         progress=progress,
-        total_steps=settings.epochs * plan.steps_per_epoch,
+        total_steps=total_steps,
         log=log,
     )
+
+
+def _read_config(checkpoint: Path) -> TrainSettings:
+    with readable(checkpoint):
+        return config.load(TrainSettings, checkpoint / CONFIG_NAME)
 
 
 def _identity(
@@ -129,6 +139,13 @@ def _identity(
     return {
         "data.shards": index.fingerprint,
         "model": model.config,
+        "model.pretrained": settings.model.pretrained,
+        "model.augmentation": settings.model.augmentation,
+        # The optimizer holds the parameters that are trained, and no others.
+        "model.lock_image": settings.model.lock_image,
+        "model.lock_text": settings.model.lock_text,
+        "loss.scope": settings.loss.scope,
+        "precision": settings.precision,
         "seed": settings.seed,
         "batch_size": settings.batch_size,
         "data.streams": settings.data.streams,
@@ -140,20 +157,17 @@ def _identity(
         "optimizer.eps": settings.optimizer.eps,
         "zero_stage": settings.zero_stage,
         # ZeRO cuts the optimizer's state into one part a rank.
-        "--nproc": place.world_size if settings.zero_stage else None,
+        "the number of processes": place.world_size if settings.zero_stage else None,
     }
 
 
-def _keep_streams(settings: TrainSettings, folder: Path) -> TrainSettings:
-    """A run that goes on keeps the number of streams that was chosen when it began."""
-    if settings.data.streams or latest_checkpoint(folder) is None:
-        return settings
-    streams = config.load(TrainSettings, folder / CONFIG_NAME).data.streams
-    return replace(settings, data=replace(settings.data, streams=streams))
-
-
 def _announce(
-    settings: TrainSettings, place: Place, index: Index, loader: Loader, progress: Progress
+    settings: TrainSettings,
+    before: TrainSettings | None,
+    place: Place,
+    index: Index,
+    loader: Loader,
+    progress: Progress,
 ) -> None:
     plan = loader.plan
     print(
@@ -167,11 +181,20 @@ def _announce(
             f"data.negatives={settings.data.negatives}, but these shards hold at most "
             f"{index.max_negatives} a caption: the rest is masked"
         )
-    if progress.global_step:
+    if before is None:
+        return
+    if progress.global_step >= settings.epochs * plan.steps_per_epoch:
         print(
-            f"going on at epoch {progress.position.epoch}, step {progress.position.step} "
-            f"from {settings.output}"
+            f"nothing is left to train: {settings.output} is at epoch {progress.position.epoch} "
+            f"of epochs={settings.epochs}. Another training goes into another `output`"
         )
+        return
+    print(
+        f"going on at epoch {progress.position.epoch}, step {progress.position.step} "
+        f"from {settings.output}"
+    )
+    for key, (old, new) in config.changes(before, settings).items():
+        print(f"  with {key}={new}, it was {old}")
 
 
 def _run(run: _Run) -> None:
@@ -243,14 +266,20 @@ def train_step(run: _Run, batch: Batch, rate: float) -> StepResult:
         batch.negative_mask_BK if features.negative_BKD is not None else None,
         features.logit_scale,
     )
-    value = output.total.item()
-    if not math.isfinite(value):  # the same value on all ranks, so all stop together
-        raise ValueError(_not_finite("loss", value, run, batch))
     run.engine.backward(output.total)
-    grad_norm = optimizer_step(run.engine)
-    if not 0 <= grad_norm < math.inf:  # the norm is global: all ranks stop, before any saves
-        raise ValueError(_not_finite("norm of the gradients", grad_norm, run, batch))
-    return StepResult(output, features.logit_scale.item(), grad_norm, rate)
+    norm = optimizer_step(run.engine)
+    # The step's one wait for the device. Both values are global, so all ranks stop together, after
+    # a step that is never saved.
+    loss, grad_norm, logit_scale = _read(output.total, norm, features.logit_scale)
+    for what, value in (("loss", loss), ("norm of the gradients", grad_norm)):
+        if not math.isfinite(value):
+            raise ValueError(_not_finite(what, value, run, batch))
+    return StepResult(output, logit_scale, grad_norm, rate)
+
+
+def _read(*values: torch.Tensor) -> list[float]:
+    """Scalars from the device, in one copy."""
+    return torch.stack([value.detach().double() for value in values]).tolist()
 
 
 def _not_finite(what: str, value: float, run: _Run, batch: Batch) -> str:

@@ -33,9 +33,15 @@ class OptimizerSettings:
     def __post_init__(self) -> None:
         if not 0 < self.lr < math.inf:
             raise ValueError(f"optimizer.lr={self.lr} must be a number above 0")
-        for name in ("weight_decay", "warmup_steps", "max_grad_norm"):
-            if not getattr(self, name) >= 0:  # also refuses NaN
-                raise ValueError(f"optimizer.{name}={getattr(self, name)} must not be negative")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(
+                f"optimizer.betas={list(self.betas)} must be two numbers from 0 to below 1"
+            )
+        for name in ("eps", "weight_decay", "warmup_steps", "max_grad_norm"):
+            if not 0 <= getattr(self, name) < math.inf:  # also refuses NaN
+                raise ValueError(
+                    f"optimizer.{name}={getattr(self, name)} must be a number from 0 up"
+                )
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

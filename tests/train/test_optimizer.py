@@ -40,7 +40,14 @@ def test_warm_up_and_cosine():
     assert learning_rate(OptimizerSettings(lr=1.0, warmup_steps=0), 0, 3) == 1
 
 
-@pytest.mark.parametrize("field", ["lr", "weight_decay", "warmup_steps", "max_grad_norm"])
+@pytest.mark.parametrize("field", ["lr", "eps", "weight_decay", "warmup_steps", "max_grad_norm"])
 def test_wrong_settings(field):
-    with pytest.raises(ValueError, match=f"optimizer.{field}=-1"):
-        OptimizerSettings(**{field: -1})
+    for value in (-1, math.inf, math.nan):
+        with pytest.raises(ValueError, match=f"optimizer.{field}={value}"):
+            OptimizerSettings(**{field: value})
+
+
+@pytest.mark.parametrize("betas", [(0.9,), (0.9, 1.0), (-0.1, 0.9)])
+def test_wrong_betas(betas):
+    with pytest.raises(ValueError, match=r"optimizer.betas=\[.*\] must be two numbers"):
+        OptimizerSettings(betas=betas)

@@ -60,14 +60,29 @@ def run(tmp_path, finished):
 
 
 def test_a_finished_run_has_nothing_left_to_do(tmp_path, shards, run, finished, capsys):
-    train_here(recipe(tmp_path, shards, epochs=1), f"output={run}")
-    assert "going on at epoch 1, step 0" in capsys.readouterr().out
+    """Nor does its config come to tell of settings that trained nothing."""
+    before = (run / "config.yaml").read_bytes()
+    train_here(recipe(tmp_path, shards, epochs=1), f"output={run}", "optimizer.lr=1e-5")
+    assert f"nothing is left to train: {run} is at epoch 1 of epochs=1" in capsys.readouterr().out
     assert loss_lines(run) == loss_lines(finished)
+    assert (run / "config.yaml").read_bytes() == before
 
 
-def test_another_number_of_ranks_gives_the_same_losses(tmp_path, shards, finished):
+def test_what_changed_on_the_way_is_said_and_kept(tmp_path, shards, run, capsys):
+    train_here(recipe(tmp_path, shards, epochs=2), f"output={run}", "optimizer.lr=1e-5")
+    console = capsys.readouterr().out
+    assert "going on at epoch 1, step 0" in console
+    assert "with optimizer.lr=1e-05, it was 0.001" in console
+    assert "with epochs=2, it was 1" in console
+    for folder in (run, latest_checkpoint(run)):
+        assert "lr: 1.0e-05" in (folder / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2])
+def test_another_number_of_ranks_gives_the_same_losses(tmp_path, shards, finished, zero_stage):
     """The plan gives the same global batches, and neither loss nor gradients depend on W."""
-    train(recipe(tmp_path, shards, epochs=1), f"output={tmp_path / 'two'}")
+    path = recipe(tmp_path, shards, epochs=1, zero_stage=zero_stage)
+    train(path, f"output={tmp_path / 'two'}")
     pairs = list(zip(loss_lines(finished), loss_lines(tmp_path / "two"), strict=True))
     assert len(pairs) == STEPS // 2
     for one, two in pairs:
@@ -90,7 +105,7 @@ def test_zero_keeps_its_number_of_ranks(tmp_path, shards):
     process = start(path, f"output={tmp_path / 'run'}")
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 1
-    assert "was trained with --nproc=1, now it is 2" in output
+    assert "was trained with the number of processes=1, now it is 2" in output
 
 
 @pytest.mark.parametrize(
@@ -103,6 +118,10 @@ def test_zero_keeps_its_number_of_ranks(tmp_path, shards):
         ("data.negatives=1", "was trained with data.negatives=2, now it is 1"),
         ("optimizer.eps=1e-8", "was trained with optimizer.eps=1e-06, now it is 1e-08"),
         ("zero_stage=1", "was trained with zero_stage=0, now it is 1"),
+        ("loss.scope=global", "was trained with loss.scope=own, now it is global"),
+        ("precision=bf16", "was trained with precision=fp32, now it is bf16"),
+        ("model.lock_image=true", "was trained with model.lock_image=False, now it is True"),
+        ("model.augmentation.scale=[0.5,1]", "was trained with model.augmentation={}"),
         ("model.config.embed_dim=8", "the model has changed since"),
     ],
 )
@@ -114,6 +133,54 @@ def test_a_run_is_not_continued_on_other_batches(tmp_path, shards, run, override
     with pytest.raises(ValueError, match=message):
         train_here(path, f"output={run}", override.format(other=other))
     assert all(p.read_bytes() == data for p, data in before.items())
+
+
+STATES = "mp_rank_00_model_states.pt"
+
+
+def cut(checkpoint):
+    with (checkpoint / STATES).open("r+b") as file:
+        file.truncate(1000)
+
+
+def name_another(checkpoint):
+    (checkpoint.parent / "latest").write_text("step_00000007")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut,
+        name_another,
+        lambda checkpoint: (checkpoint / STATES).unlink(),
+        lambda checkpoint: (checkpoint / "state.json").write_text("{"),
+        lambda checkpoint: (checkpoint / "state.json").write_text("{}"),
+    ],
+    ids=["cut", "latest", "no states", "broken json", "another json"],
+)
+def test_a_damaged_checkpoint_is_named_with_what_to_do(tmp_path, shards, run, damage):
+    damage(latest_checkpoint(run))
+    with pytest.raises(ValueError, match=r"checkpoint .*step_000000\d\d .*step_00000010") as raised:
+        train_here(recipe(tmp_path, shards, epochs=2), f"output={run}")
+    assert f"into {run}/checkpoints/latest" in str(raised.value)
+
+
+def test_a_save_that_is_cut_off_leaves_the_checkpoint_before(tmp_path, shards, run, monkeypatch):
+    """After DeepSpeed's files, before `latest`: the place where a kill could do harm."""
+    before = latest_checkpoint(run)
+    path = recipe(tmp_path, shards, epochs=2)
+
+    def cut_off(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hnpretrain.train.checkpoint.write_config", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            train_here(path, f"output={run}")
+    assert latest_checkpoint(run) == before
+    assert (run / "checkpoints/step_00000015" / STATES).is_file()
+    train_here(path, f"output={run}")
+    assert [line["global_step"] for line in loss_lines(run)] == list(range(1, STEPS + 1))
 
 
 def test_a_half_written_checkpoint_is_neither_found_nor_kept_count(tmp_path, shards, run):
