@@ -4,12 +4,14 @@
     -> evaluation on pairs of unseen scenes -> a table and demo/report.html
 
 Both runs see the same images and captions in the same order, from the same weights; K is the only
-difference. Every step is skipped by what it left behind if the demo is started again: shards by
-their markers, trainings by their checkpoints.
+difference. If the demo is started again it goes on where it was: finished shards are kept by their
+markers, trainings go on from their checkpoints. A folder that was made with other settings is
+refused, so that a table never mixes two demos.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 import subprocess
@@ -28,8 +30,11 @@ CAPTIONS = 4
 PAIRS_PER_CONCEPT = 250
 IMAGE_SIZE = 48
 PROCESSES = 2
-_LEXICONS = ("object", "size")
 _ASSETS = Path(__file__).parent
+_RECIPE = _ASSETS / "recipe.yaml"
+# In place of the lexicons for photos: words that no scene shows, or that are put in more often than
+# they are replaced, would tell negatives from captions without a look at the picture.
+_LEXICONS = {concept: _ASSETS / "lexicons" / f"{concept}.yaml" for concept in CONCEPTS}
 RUNS = (Run("standard", "standard loss", 0), Run("negatives", "K = 3 negatives", 3))
 
 
@@ -37,15 +42,15 @@ def run(output: Path, seed: int) -> None:
     """Runs the whole demo in a folder.
 
     Raises:
-        ValueError: the folder holds the demo of another seed.
+        ValueError: the folder holds a demo of other settings.
         OSError: a command failed; its own message stands above.
     """
     started = time.perf_counter()
     output.mkdir(parents=True, exist_ok=True)
     world, pairs, shards = output / "world", output / "pairs.parquet", output / "shards"
-    _keep_seed(output / "seed", seed)
+    _keep_settings(output / "demo.json", seed)
     recipe = output / "recipe.yaml"
-    recipe.write_text((_ASSETS / "recipe.yaml").read_text())
+    recipe.write_text(_RECIPE.read_text())
 
     common = ("--size", IMAGE_SIZE, "--seed", seed)
     _command("world", "scenes", world, "--count", SCENES, "--captions", CAPTIONS, *common)
@@ -58,8 +63,7 @@ def run(output: Path, seed: int) -> None:
         f"source.images={world}",
         f"output={shards}",
         f"seed={seed}",
-        # A negative that names what no scene shows could be told without looking.
-        *(f"negatives.lexicons.{name}={_ASSETS / 'lexicons' / name}.yaml" for name in _LEXICONS),
+        *(f"negatives.lexicons.{concept}={path}" for concept, path in _LEXICONS.items()),
     )
     for each in RUNS:
         _command(
@@ -87,17 +91,31 @@ def run(output: Path, seed: int) -> None:
     minutes = (time.perf_counter() - started) / 60
     report = write_report(output, shards, comparison, minutes)
     _print_table(comparison)
-    print(f"{minutes:.1f} minutes; pictures and curves: {report}")
+    print(f"{minutes:.1f} minutes since this start; pictures and curves: {report}")
 
 
-def _keep_seed(path: Path, seed: int) -> None:
-    """Refuses to mix two seeds in one folder."""
-    if path.is_file() and path.read_text() != str(seed):
-        raise ValueError(
-            f"{path.parent} holds the demo of seed {path.read_text()}: give another folder for "
-            f"--seed {seed}, or remove it"
-        )
-    path.write_text(str(seed))
+def _keep_settings(path: Path, seed: int) -> None:
+    """Writes down what the folder's demo is made with; refuses to mix two demos in one folder."""
+    made_with = {
+        "seed": seed,
+        "scenes": SCENES,
+        "captions": CAPTIONS,
+        "pairs_per_concept": PAIRS_PER_CONCEPT,
+        "image_size": IMAGE_SIZE,
+        "files": {
+            file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in (_RECIPE, *_LEXICONS.values())
+        },
+    }
+    if path.is_file():
+        before = json.loads(path.read_text())
+        changed = [key for key, value in made_with.items() if before.get(key) != value]
+        if changed:
+            raise ValueError(
+                f"{path.parent} holds a demo that was made with another {', '.join(changed)} "
+                f"({path}): give another folder, or remove it"
+            )
+    path.write_text(json.dumps(made_with, indent=2) + "\n")
 
 
 def _command(*arguments: object) -> None:

@@ -45,10 +45,16 @@ def test_the_whole_path(tmp_path, monkeypatch, capsys):
     assert "K = 3 negatives" in capsys.readouterr().out
 
 
-def test_two_seeds_do_not_mix(tmp_path):
-    (tmp_path / "seed").write_text("0")
-    with pytest.raises(ValueError, match="holds the demo of seed 0: give another folder"):
+def test_two_demos_do_not_mix(tmp_path, monkeypatch):
+    path._keep_settings(tmp_path / "demo.json", 0)
+    path._keep_settings(tmp_path / "demo.json", 0)
+    with pytest.raises(ValueError, match=r"made with another seed .*: give another folder"):
         path.run(tmp_path, seed=1)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(path._RECIPE.read_text() + "\n# changed")
+    monkeypatch.setattr(path, "_RECIPE", recipe)
+    with pytest.raises(ValueError, match="made with another files"):
+        path.run(tmp_path, seed=0)
 
 
 def test_a_command_that_fails_stops_the_demo(tmp_path, monkeypatch):

@@ -19,8 +19,7 @@ def main(output: Path, seeds: int) -> None:
     results = []
     for seed in range(seeds):
         folder = output / f"seed{seed}"
-        if not (folder / "results.json").is_file():
-            run(folder, seed)
+        run(folder, seed)  # goes on where it was, and refuses the results of other settings
         results.append(json.loads((folder / "results.json").read_text()))
     (output / "seeds.json").write_text(json.dumps(results, indent=2) + "\n")
 
