@@ -13,8 +13,6 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rich.console import Console
-
     from hnpretrain.eval.benchmarks.base import Benchmark
     from hnpretrain.eval.encode import Encoder
     from hnpretrain.eval.report import Result
@@ -73,24 +71,27 @@ def evaluate(
     encoder = Encoder(model.model, model.preprocess_val, model.tokenizer, placed, batch_size)
     results = [_run(each, encoder) for each in loaded]
 
+    if json is not None:
+        report.write_json(json, results, name)
     console = Console()
     for result in results:
         report.print_result(result, name, console)
     if json is not None:
-        report.write_json(json, results, name)
-        _say(console, f"wrote {json}")
+        report.print_plain(f"wrote {json}", console)
 
 
 def _run(benchmark: Benchmark, encoder: Encoder) -> Result:
     """Runs one benchmark with a live count on a terminal, one line elsewhere."""
     from rich.console import Console
 
+    from hnpretrain.eval import report
+
     console = Console(stderr=True)
     with console.status(benchmark.name) as status:
         encoder.on_progress = _progress(benchmark.name, status.update)
         result = benchmark.run(encoder)
     if not console.is_terminal:
-        _say(console, f"{benchmark.name}: done")
+        report.print_plain(f"{benchmark.name}: done", console)
     return result
 
 
@@ -102,10 +103,6 @@ def _progress(name: str, show: Callable[[str], None]) -> Callable[[str, int], No
         show(f"{name}: " + ", ".join(f"{count} {what}" for what, count in done.items()))
 
     return advance
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def _request(text: str) -> tuple[str, Path, Path | None]:

@@ -1,6 +1,7 @@
 """A model's towers as two functions: images to unit vectors, captions to unit vectors.
 
-1. Distinct images and captions are found, so that each is encoded once.
+1. Distinct images, and captions distinct to the tokenizer, are found, so that each is encoded once
+   and equal ones tie to the last bit.
 2. Images are opened and transformed by threads, one batch ahead of the model.
 3. A tower encodes batch by batch, without gradients, in eval mode and in its own precision.
 4. Features are normalised in float32 and checked; the rows are laid out as they were asked for.
@@ -39,7 +40,7 @@ class Encoder:
     Attributes:
         model: has `encode_image(B x C x H x W)` and `encode_text(B x L)`, each giving B x D.
         preprocess: a PIL image to C x H x W, without randomness; called from several threads.
-        tokenizer: a list of B strings to token ids, B x L.
+        tokenizer: a list of B strings to token ids, B x L; L is always the same.
         device: where the model is.
         batch_size: images or captions at a time.
         threads: that open and transform images.
@@ -84,10 +85,20 @@ class Encoder:
         rows: list[int] = []
         features: list[Tensor] = []
         with self._ready_model() as model:
-            for batch in _batches(_distinct(texts, str, rows), self.batch_size):
-                tokens_BL = self.tokenizer(batch).to(self.device)
+            distinct = _distinct(self._tokens(texts), _token_key, rows)
+            for batch in _batches(distinct, self.batch_size):
+                tokens_BL = torch.stack(batch).to(self.device)
                 features.append(self._unit(model.encode_text(tokens_BL), "captions"))
         return _lay_out(features, rows, "captions")
+
+    def equal_tokens(self, first: Sequence[str], second: Sequence[str]) -> list[int]:
+        """The rows in which the two captions are equal to the tokenizer, which may cut them."""
+        pairs = zip(self._tokens(first), self._tokens(second), strict=True)
+        return [row for row, (one, other) in enumerate(pairs) if torch.equal(one, other)]
+
+    def _tokens(self, texts: Iterable[str]) -> Iterator[Tensor]:
+        for batch in _batches(texts, self.batch_size):
+            yield from self.tokenizer(batch)
 
     @contextmanager
     def _ready_model(self) -> Iterator[Any]:
@@ -139,6 +150,10 @@ def _input_dtype(model: nn.Module) -> torch.dtype:
 
 def _image_key(image: ImageSource) -> object:
     return image.key
+
+
+def _token_key(tokens_L: Tensor) -> object:
+    return tokens_L.numpy().tobytes()
 
 
 def _distinct(items: Iterable[T], key: Callable[[T], object], rows: list[int]) -> Iterator[T]:

@@ -41,7 +41,8 @@ class ImageSource:
         """The image, decoded whole, as RGB.
 
         Raises:
-            ValueError: it is missing, no image, truncated, or larger than MAX_PIXELS.
+            ValueError: it is missing, no image, truncated, larger than MAX_PIXELS, or an
+                extreme strip.
         """
         try:
             content = self.content

@@ -17,6 +17,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from hnpretrain.eval.scorers import Accuracy
 from hnpretrain.shards import storage
@@ -121,23 +122,24 @@ def print_result(result: Result, name: ModelName, console: Console) -> None:
     title = f"{result.dataset}, {name}, {result.data}"
     rows = [_cells(score) for score in result.scores]
     if console.is_terminal:
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        # Text, not str: names may hold brackets, which a str takes for markup.
+        table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
         for column in _COLUMNS:
             table.add_column(column, justify="left" if column in ("score", "average") else "right")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))
         console.print(table)
     else:
-        _print_plain(console, title)
+        print_plain(title, console)
         widths = [max(map(len, column)) for column in zip(_COLUMNS, *rows, strict=True)]
         for row in (_COLUMNS, *rows):
             first, *numbers, last = row
             cells = [first.ljust(widths[0])]
             cells += [cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=False)]
-            _print_plain(console, "  ".join([*cells, last]))
+            print_plain("  ".join([*cells, last]), console)
     for note in result.notes:
-        _print_plain(console, f"note: {note}")
-    _print_plain(console, "")
+        print_plain(f"note: {note}", console)
+    print_plain("", console)
 
 
 def _cells(score: Score) -> tuple[str, ...]:
@@ -151,6 +153,6 @@ def _cells(score: Score) -> tuple[str, ...]:
     )
 
 
-def _print_plain(console: Console, line: str) -> None:
-    # soft_wrap: a log keeps its lines whole, whatever width rich guesses for it.
-    console.print(line, soft_wrap=True, markup=False, highlight=False)
+def print_plain(line: str, console: Console) -> None:
+    """Prints a line as it is: no markup, no colors, no breaks at the width that rich guesses."""
+    console.print(Text(line), soft_wrap=True)

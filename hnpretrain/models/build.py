@@ -8,11 +8,13 @@ kept beside the model, since it is what an export must carry.
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +24,22 @@ from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_mod
 
 from hnpretrain.config import nearest
 
-# What open_clip raises for a config or weights that do not fit, or for a tokenizer that needs the
-# package transformers, which not every architecture does.
+# What open_clip raises for a config or weights that do not fit, and what transformers raises for a
+# tokenizer or a text tower that it cannot find or read.
 _OPEN_CLIP_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
     ImportError,
     KeyError,
+    OSError,
     RuntimeError,
     TypeError,
     ValueError,
 )
 CONFIG_NAME = "open_clip_config.json"
+
+Tokenizer = Callable[[list[str]], torch.Tensor]
 
 
 @dataclass
@@ -82,7 +87,7 @@ class LoadedModel:
     config: dict[str, Any]
     preprocess_train: Callable
     preprocess_val: Callable
-    tokenizer: Callable[[list[str]], torch.Tensor]
+    tokenizer: Tokenizer
     name: str
     pretrained: str
 
@@ -106,23 +111,34 @@ def build(settings: ModelSettings) -> LoadedModel:
         loaded = _build_from_config(settings.config, settings.augmentation)
     else:
         loaded = _build_from_arch(settings.arch, settings.pretrained, settings.augmentation)
-    if settings.lock_image:
-        loaded.model.lock_image_tower(freeze_bn_stats=True)
-    if settings.lock_text:
-        loaded.model.lock_text_tower()
+    _lock(loaded, settings)
     return loaded
 
 
-def build_from_folder(
-    folder: Path, config: dict[str, Any], augmentation: dict[str, Any], name: str
-) -> LoadedModel:
-    """A model from a folder with open_clip's config file; its weights are loaded if it has any.
+def _lock(loaded: LoadedModel, settings: ModelSettings) -> None:
+    try:
+        if settings.lock_image:
+            loaded.model.lock_image_tower(freeze_bn_stats=True)
+        if settings.lock_text:
+            loaded.model.lock_text_tower()
+    except (AttributeError, NotImplementedError, AssertionError) as error:
+        locked = "lock_image" if settings.lock_image else "lock_text"
+        raise ValueError(
+            f"model.{locked}: open_clip cannot lock this tower of {loaded.name} ({error}); unset it"
+        ) from error
+
+
+def build_from_folder(folder: Path, config: dict[str, Any]) -> LoadedModel:
+    """A model from a folder with open_clip's config file, its weights still to be loaded.
+
+    A Hugging Face tokenizer, if the config names one, is read from the folder too.
 
     Args:
         config: the model config in that file.
-        name: for reports and errors.
     """
-    return _create(f"local-dir:{folder}", "", False, config, augmentation, name)
+    source = f"local-dir:{folder}"
+    # pretrained_text would fetch a Hugging Face text tower's first weights.
+    return _create(source, config, str(folder), load_weights=False, pretrained_text=False)
 
 
 def _build_from_config(config: dict[str, Any], augmentation: dict[str, Any]) -> LoadedModel:
@@ -132,7 +148,28 @@ def _build_from_config(config: dict[str, Any], augmentation: dict[str, Any]) -> 
     with tempfile.TemporaryDirectory() as folder:
         # open_clip reads a config that is not its own from a folder alone.
         Path(folder, CONFIG_NAME).write_text(json.dumps({"model_cfg": config}))
-        return build_from_folder(Path(folder), config, augmentation, "model.config")
+        return _create(
+            f"local-dir:{folder}",
+            config,
+            "model.config",
+            make_tokenizer=partial(_named_tokenizer, config["text_cfg"]),
+            aug_cfg=dict(augmentation),
+        )
+
+
+def _named_tokenizer(text_config: dict[str, Any], source: str) -> Tokenizer:
+    """As open_clip makes it, but a Hugging Face one is taken by its name, not from the folder."""
+    name = text_config.get("hf_tokenizer_name")
+    if not name:
+        return open_clip.get_tokenizer(source)
+    return open_clip.tokenizer.HFTokenizer(
+        name,
+        context_length=text_config.get(
+            "context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH
+        ),
+        tokenizer_mode=text_config.get("tokenizer_mode"),
+        **text_config.get("tokenizer_kwargs", {}),
+    )
 
 
 def _build_from_arch(arch: str, pretrained: str, augmentation: dict[str, Any]) -> LoadedModel:
@@ -156,31 +193,62 @@ def _build_from_arch(arch: str, pretrained: str, augmentation: dict[str, Any]) -
         quick_gelu = bool(tag.get("quick_gelu")) and not config.get("quick_gelu")
     if quick_gelu:
         config["quick_gelu"] = True
-    return _create(arch, pretrained, quick_gelu, config, augmentation, arch)
+    return _create(
+        arch,
+        config,
+        arch,
+        pretrained=pretrained,
+        force_quick_gelu=quick_gelu,
+        aug_cfg=dict(augmentation),
+    )
 
 
 def _create(
     source: str,
-    pretrained: str,
-    quick_gelu: bool,
     config: dict[str, Any],
-    augmentation: dict[str, Any],
     name: str,
+    pretrained: str = "",
+    make_tokenizer: Callable[[str], Tokenizer] = open_clip.get_tokenizer,
+    **options: Any,
 ) -> LoadedModel:
+    """Builds a model with open_clip.
+
+    Args:
+        source: open_clip's name of the architecture or folder.
+        config: the model config that lies there.
+        name: for reports and errors.
+        pretrained: tag or file of its weights, or empty.
+        make_tokenizer: from the source.
+        options: further ones of open_clip.create_model_and_transforms.
+    """
     # open_clip warns, through the root logger, that random weights are random.
     logging.disable(logging.WARNING)
     try:
+        _require_transformers(config["text_cfg"])
         model, train, val = open_clip.create_model_and_transforms(
             source,
             pretrained or None,
-            force_quick_gelu=quick_gelu,
-            aug_cfg=dict(augmentation),
             # DeepSpeed broadcasts parameters as bytes, which a 0-dim one cannot be viewed as.
             nonscalar_logit_scale=True,
+            **options,
         )
-        tokenizer = open_clip.get_tokenizer(source)
+        tokenizer = make_tokenizer(source)
     except _OPEN_CLIP_ERRORS as error:
-        raise ValueError(f"open_clip cannot build {name}: {error or type(error)}") from error
+        raise ValueError(f"open_clip cannot build {name}: {one_line(error)}") from error
     finally:
         logging.disable(logging.NOTSET)
     return LoadedModel(model, copy.deepcopy(config), train, val, tokenizer, name, pretrained)
+
+
+def _require_transformers(text_config: dict[str, Any]) -> None:
+    named = [key for key in ("hf_model_name", "hf_tokenizer_name") if text_config.get(key)]
+    if named and importlib.util.find_spec("transformers") is None:
+        raise ImportError(
+            f"its text_cfg.{named[0]} needs the package transformers: pip install 'hnpretrain[hf]'"
+        )
+
+
+def one_line(error: Exception) -> str:
+    """An error of open_clip, torch or transformers, some of which are a page long, in a line."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= 300 else f"{words[:297]}..."

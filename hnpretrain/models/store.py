@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
+from open_clip.pretrained import list_pretrained_tags_by_model
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from hnpretrain.models.build import (
@@ -20,6 +23,7 @@ from hnpretrain.models.build import (
     ModelSettings,
     build,
     build_from_folder,
+    one_line,
 )
 from hnpretrain.shards import storage
 
@@ -38,13 +42,17 @@ def load(source: str, device: str = "cpu") -> LoadedModel:
         device: where the model goes.
 
     Raises:
-        ValueError: the source is none of these.
+        ValueError: the source is none of these, or a file of it is damaged.
     """
     folder = Path(source)
     if folder.is_dir():
         loaded = _load_folder(folder)
     elif ":" in source:
         arch, _, pretrained = source.partition(":")
+        if not (arch and pretrained):  # with no tag, the weights would be random ones
+            tags = list_pretrained_tags_by_model(arch)
+            known = f"{arch}'s tags: {', '.join(tags)}" if tags else "open_clip.list_pretrained()"
+            raise ValueError(f"{source!r}: write ARCH:TAG, such as ViT-B-32:openai ({known})")
         loaded = build(ModelSettings(arch=arch, pretrained=pretrained))
     else:
         raise ValueError(
@@ -68,9 +76,6 @@ def export(source: str, output: str) -> None:
     loaded = load(source)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(loaded.tokenizer, open_clip.tokenizer.HFTokenizer):
-        # open_clip looks for a Hugging Face tokenizer inside the export's own folder.
-        loaded.tokenizer.save_pretrained(str(folder))
     tensors = {name: t.contiguous() for name, t in loaded.model.state_dict().items()}
     # A scalar in open_clip's own weights; build.py says why it is none here.
     tensors["logit_scale"] = tensors["logit_scale"].reshape(())
@@ -81,7 +86,12 @@ def export(source: str, output: str) -> None:
 
 
 def write_config(loaded: LoadedModel, folder: Path) -> None:
-    """Writes `open_clip_config.json`: the model's config and its preprocessing."""
+    """Writes `open_clip_config.json`: the model's config and its preprocessing.
+
+    A Hugging Face tokenizer goes beside it, since open_clip looks for it there.
+    """
+    if isinstance(loaded.tokenizer, open_clip.tokenizer.HFTokenizer):
+        loaded.tokenizer.save_pretrained(str(folder))
     preprocess = dict(loaded.model.visual.preprocess_cfg)
     value = {"model_cfg": loaded.config, "preprocess_cfg": preprocess}
     storage.write_bytes(str(folder / CONFIG_NAME), (json.dumps(value, indent=2) + "\n").encode())
@@ -103,14 +113,50 @@ def _load_folder(folder: Path) -> LoadedModel:
             f"{folder} is no export, no checkpoint and no run with a checkpoint: "
             f"it holds neither {CONFIG_NAME} nor checkpoints/{LATEST_NAME}"
         )
-    config = json.loads(config_path.read_text())["model_cfg"]
-    states = folder / _DEEPSPEED_NAME
-    if not states.is_file() and not (folder / WEIGHTS_NAME).is_file():
+    config = _read_config(config_path)
+    states, weights = folder / _DEEPSPEED_NAME, folder / WEIGHTS_NAME
+    if not states.is_file() and not weights.is_file():
         raise ValueError(f"{folder} holds neither {WEIGHTS_NAME} nor {_DEEPSPEED_NAME}")
-    loaded = build_from_folder(folder, config, {}, str(folder))
-    if states.is_file():
-        # Written by us, and of plain containers and tensors alone, which weights_only admits.
-        module = torch.load(states, map_location="cpu", weights_only=True)["module"]
-        weights = {name.removeprefix("model."): tensor for name, tensor in module.items()}
-        loaded.model.load_state_dict(weights)
+    loaded = build_from_folder(folder, config)
+    _load_weights(loaded.model, states if states.is_file() else weights)
     return loaded
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"it is no JSON ({error})") from error
+    config = value.get("model_cfg") if isinstance(value, dict) else None
+    if not isinstance(config, dict):
+        raise _damaged(path, "it has no 'model_cfg'")
+    return config
+
+
+def _load_weights(model: open_clip.CLIP, path: Path) -> None:
+    try:
+        if path.name == _DEEPSPEED_NAME:
+            model.load_state_dict(_read_states(path))
+        else:
+            open_clip.load_checkpoint(model, str(path))
+    except (AttributeError, KeyError, RuntimeError, SafetensorError) as error:
+        raise _damaged(path, one_line(error)) from error
+
+
+def _read_states(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        # Written by us, and of plain containers and tensors alone, which weights_only admits.
+        states = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:
+        # On junk it raises nearly anything, and advises to do without weights_only.
+        raise _damaged(path, "it is cut, or no file of weights") from error
+    module = states.get("module") if isinstance(states, dict) else None
+    if not isinstance(module, dict):
+        raise _damaged(path, "it has no 'module'")
+    return {name.removeprefix("model."): tensor for name, tensor in module.items()}
+
+
+def _damaged(path: Path, what: str) -> ValueError:
+    return ValueError(f"{path} is damaged: {what}; copy or export it again")

@@ -17,6 +17,9 @@ from PIL import Image, UnidentifiedImageError
 
 T = TypeVar("T")
 
+# Longer side to shorter. Transforms bring the shorter side to the model's size, so that a strip of
+# a few pixels, far below any bound of width x height, would grow to gigabytes.
+MAX_ASPECT_RATIO = 50
 # Pillow's name of a format to our extension. MPO is a JPEG with more pictures behind the first.
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 # What is read at all. Pillow knows more, some of which start other programs (EPS: Ghostscript).
@@ -40,7 +43,8 @@ class BadImage(ValueError):
     """The bytes can't be used as an image.
 
     Attributes:
-        reason: one of empty_image, not_an_image, unsupported_format, too_many_pixels, broken_image.
+        reason: one of empty_image, not_an_image, unsupported_format, too_many_pixels,
+            too_elongated, broken_image.
         detail: what was found.
     """
 
@@ -92,7 +96,7 @@ def decode_image(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
-    """Reads the header."""
+    """Reads the header, and checks the size in it."""
     if not data:
         raise BadImage("empty_image", "0 bytes")
     try:
@@ -106,10 +110,15 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise BadImage("not_an_image", f"begins with {data[:16]!r}") from error
     except _DECODING_ERRORS as error:
         raise BadImage("broken_image", _say(error)) from error
+    size = f"{image.width} x {image.height}"
     if image.width * image.height > max_pixels:
-        size = f"{image.width} x {image.height}"
         image.close()
         raise BadImage("too_many_pixels", f"{size} pixels, more than the {max_pixels} allowed")
+    if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
+        image.close()
+        raise BadImage(
+            "too_elongated", f"{size} pixels, more than the 1:{MAX_ASPECT_RATIO} allowed"
+        )
     return image
 
 

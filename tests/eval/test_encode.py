@@ -38,6 +38,29 @@ def test_distinct_inputs_are_encoded_once_and_laid_out_in_order(color_encoder, p
     assert not torch.equal(got[0], got[1])
 
 
+class RoundingClip(nn.Module):
+    """The last bits of its features depend on the batch's size, as those of real towers do."""
+
+    def encode_text(self, tokens_BL: torch.Tensor) -> torch.Tensor:
+        return tokens_BL.float() + torch.tensor([1e-6, 0]) * len(tokens_BL)
+
+
+def cut(texts: list[str]) -> torch.Tensor:
+    """Reads two words."""
+    return torch.tensor([[len(word) for word in text.split()[:2]] for text in texts])
+
+
+def test_captions_of_equal_tokens_tie_to_the_last_bit():
+    encoder = Encoder(RoundingClip(), lambda image: image, cut, batch_size=4)
+    texts = ["a car", "big cars", "the car", "an owl", "a car that is red"]
+    features = encoder.encode_texts(texts)
+    assert torch.equal(features[0], features[4])
+    assert not torch.equal(features[0], features[2])
+    assert encoder.equal_tokens(texts, ["a dog", "big dogs", "big dogs", "a dog", "a dog"]) == [
+        *(0, 1, 4)
+    ]
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 100])
 def test_batch_size_changes_nothing(color_encoder, paint, batch_size):
     sources = [ImageSource(paint(number * 4001), str(number)) for number in range(5)]
@@ -121,7 +144,14 @@ def truncated_jpeg() -> bytes:
     return buffer.getvalue()[:600]
 
 
-@pytest.mark.parametrize("content", [b"", b"GIF89a", b"<html>", truncated_jpeg(), bomb()])
+def strip() -> bytes:
+    """110 bytes that the transform would enlarge to 224 x 1,792,000 pixels."""
+    buffer = io.BytesIO()
+    Image.new("1", (8000, 1)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a", b"<html>", truncated_jpeg(), bomb(), strip()])
 def test_a_bad_image_is_named(color_encoder, paint, content):
     good = [ImageSource(paint(number), str(number)) for number in range(4)]
     with pytest.raises(ValueError, match=r"image rows\.parquet row 7 cannot be read"):

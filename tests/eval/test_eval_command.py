@@ -96,6 +96,17 @@ def test_the_command_writes_table_and_json(export, photos, tmp_path):
     assert value["results"][0]["scores"][-2]["count"] == 134
 
 
+def test_the_json_is_there_even_if_the_table_cannot_be_shown(export, photos, tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("hnpretrain.eval.report.print_result", fail)
+    out = tmp_path / "out.json"
+    request = ["--benchmark", f"sugarcrepe={photos}", "--device", "cpu", "--json", str(out)]
+    assert CliRunner().invoke(app, [str(export), *request]).exit_code != 0
+    assert json.loads(out.read_text())["results"]
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

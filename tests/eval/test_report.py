@@ -60,10 +60,10 @@ def test_nothing_is_left_when_writing_fails(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def show(terminal: bool) -> str:
+def show(terminal: bool, result: Result = RESULT, name: ModelName = NAME) -> str:
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=100, no_color=True)
-    print_result(RESULT, NAME, console)
+    print_result(result, name, console)
     return out.getvalue()
 
 
@@ -81,6 +81,21 @@ def test_plain_lines_are_aligned_and_whole():
 def test_a_terminal_gets_a_table_with_the_same_numbers():
     shown = show(terminal=True)
     for part in ("75.00", "21.65", "7511", "micro over all pairs", "[see below]", "openai"):
+        assert part in shown
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_names_are_printed_as_they_are(terminal):
+    """Brackets and colons are no markup."""
+    scores = tuple(
+        Score(name, Accuracy.of([1]), 0.5, f"micro within {name}") for name in ("[/]", "[bold]x")
+    )
+    shown = show(
+        terminal,
+        Result("d", "t", "data/[x]/:car:", scores, ("note [/]",)),
+        ModelName("runs/[seed0]/d", ""),
+    )
+    for part in ("[/]", "[bold]x", "micro within [bold]x", "runs/[seed0]/d", "data/[x]/:car:"):
         assert part in shown
 
 

@@ -88,10 +88,13 @@ def test_averages_by_hand_on_a_small_case(colored, color_encoder):
             error = math.sqrt(value * (1 - value) / count)
             assert got.standard_error == pytest.approx(error), name
     assert result.left_out == 0
-    assert result.notes == ()
-    # Two images; the captions are of five kinds.
+    # "on a hill" and "under a tree" are nothing to this model's tokenizer.
+    assert result.notes == (
+        "3 pairs with two captions of equal tokens: always a tie, counted as wrong",
+    )
+    # Two images; the captions are red or blue.
     assert color_encoder.model.images_seen == 2
-    assert color_encoder.model.texts_seen == 4
+    assert color_encoder.model.texts_seen == 2
 
 
 @pytest.fixture
@@ -224,6 +227,18 @@ def test_malformed_lines_are_one_clear_error(colored, line, message):
     with pytest.raises(ValueError, match=message) as caught:
         benchmarks.load("sugarcrepe", path)
     assert "line 2" in str(caught.value)
+
+
+def test_lines_end_at_newlines_alone(colored):
+    """Not at U+2028 or U+0085, which may stand in a JSON string; a byte order mark is passed."""
+    _, images = colored
+    pair = {"type": "swap_att", "caption": "a red\u2028car", "negative_caption": "a blue\x85car"}
+    lines = [json.dumps({"image": "red.png", "sugarcrepe": [pair]}, ensure_ascii=False)] * 2
+    path = images / "data.jsonl"
+    path.write_text("\r\n".join(lines) + "\r\n", encoding="utf-8-sig", newline="")
+    first, second = benchmarks.load("sugarcrepe", path).pairs
+    assert first == second
+    assert (first.caption, first.negative) == ("a red\u2028car", "a blue\x85car")
 
 
 def test_no_pairs_at_all_is_an_error(colored):

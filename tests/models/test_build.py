@@ -1,10 +1,14 @@
 import json
+import sys
 
 import open_clip
 import pytest
 import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from hnpretrain.models import ModelSettings, build, export, load
+from hnpretrain.models.store import CONFIG_NAME, WEIGHTS_NAME
 
 TINY = {
     "embed_dim": 16,
@@ -84,6 +88,86 @@ def close(a, b):
     torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.fixture
+def hf_names(tmp_path):
+    """text_cfg of a Hugging Face tokenizer and text tower, made here, whose names are a folder."""
+    folder = tmp_path / "hub"
+    words = {word: number for number, word in enumerate(["<pad>", "<unk>", "a", "cat", "dog"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    config = transformers.BertConfig(
+        vocab_size=8,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=8,
+    )
+    transformers.BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    name = str(folder)
+    return {
+        "siglip": {
+            **{"hf_tokenizer_name": name, "tokenizer_kwargs": {"clean": "canonicalize"}},
+            **{"context_length": 6, "vocab_size": 8, "width": 16, "heads": 2, "layers": 1},
+            **{"no_causal_mask": True, "proj_bias": True, "pool_type": "last"},
+        },
+        "bert": {
+            **{"hf_tokenizer_name": name, "hf_model_name": name, "context_length": 6},
+            **{"hf_pooler_type": "mean_pooler", "hf_proj_type": "mlp"},
+        },
+    }
+
+
+@pytest.mark.parametrize("kind", ["siglip", "bert"])
+def test_a_hugging_face_tokenizer_goes_along(tmp_path, hf_names, kind):
+    torch.manual_seed(0)
+    config = {
+        "embed_dim": 16,
+        "custom_text": True,
+        "init_logit_bias": -10,
+        "vision_cfg": TINY["vision_cfg"],
+        "text_cfg": hf_names[kind],
+    }
+    built = build(ModelSettings(config=config))
+    built.model.eval()
+    texts = ["a dog", "a cat, a cat and much more than that", "A Dog!"]
+    tokens = built.tokenizer(texts)
+    assert tokens.shape == (3, 6)
+    # SigLIP's text is cleaned of case and punctuation first.
+    assert torch.equal(tokens[0], tokens[2]) == (kind == "siglip")
+
+    _as_checkpoint(built, tmp_path / "checkpoint")
+    # Neither the tokenizer nor the text tower's first weights are looked for by name again.
+    for file in (tmp_path / "hub").iterdir():
+        if file.name != "config.json":
+            file.unlink()
+    export(str(tmp_path / "checkpoint"), str(tmp_path / "export"))
+    for folder in (tmp_path / "checkpoint", tmp_path / "export"):
+        again = load(str(folder))
+        assert torch.equal(again.tokenizer(texts), tokens)
+        with torch.no_grad():
+            close(again.model.encode_text(tokens), built.model.encode_text(tokens))
+    theirs = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'export'}")
+    assert torch.equal(theirs(texts), tokens)
+
+
+def test_a_tokenizer_that_is_not_found_is_one_line(tmp_path):
+    text = {**TINY["text_cfg"], "hf_tokenizer_name": str(tmp_path)}
+    with pytest.raises(ValueError, match=r"open_clip cannot build model\.config: ") as caught:
+        build(ModelSettings(config={**TINY, "text_cfg": text}))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("arch", ["ViT-B-16-SigLIP", "roberta-ViT-B-32"])
+def test_without_transformers_the_remedy_is_named(monkeypatch, arch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ValueError, match=rf"cannot build {arch}: .*install 'hnpretrain\[hf\]'"):
+        build(ModelSettings(arch=arch))
+
+
 def _as_checkpoint(built, folder):
     """The part of a DeepSpeed checkpoint that holds the weights."""
     from hnpretrain.models.store import write_config
@@ -102,3 +186,65 @@ def test_what_is_no_model(tmp_path):
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY}))
     with pytest.raises(ValueError, match="holds neither"):
         load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "source, message",
+    [
+        ("RN50:", r"'RN50:': write ARCH:TAG.* \(RN50's tags: openai, yfcc15m, cc12m\)"),
+        (":openai", "':openai': write ARCH:TAG"),
+        ("RN51:", r"'RN51:': write ARCH:TAG.*list_pretrained\(\)"),
+        ("RN51:openai", "'RN51' is no open_clip architecture"),
+    ],
+)
+def test_weights_without_a_name_are_refused(source, message):
+    """Without a tag open_clip would take random weights."""
+    with pytest.raises(ValueError, match=message):
+        load(source)
+
+
+STATES = "mp_rank_00_model_states.pt"
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _other_shapes(path):
+    other = build(ModelSettings(config={**TINY, "embed_dim": 8}))
+    _as_checkpoint(other, path.parent / "other")
+    (path.parent / "other" / STATES).replace(path)
+
+
+@pytest.mark.parametrize(
+    "kind, file, damage, message",
+    [
+        ("export", CONFIG_NAME, _cut, "it is no JSON"),
+        ("export", CONFIG_NAME, lambda path: path.write_text("{}"), "it has no 'model_cfg'"),
+        ("export", CONFIG_NAME, lambda path: path.write_text("[]"), "it has no 'model_cfg'"),
+        ("export", CONFIG_NAME, lambda path: path.write_bytes(b"\xff\x00"), "it is no JSON"),
+        ("export", WEIGHTS_NAME, _cut, ""),
+        ("export", WEIGHTS_NAME, lambda path: path.write_bytes(b""), ""),
+        ("checkpoint", CONFIG_NAME, _cut, "it is no JSON"),
+        ("checkpoint", STATES, _cut, "it is cut, or no file of weights"),
+        ("checkpoint", STATES, lambda path: path.write_bytes(b""), "it is cut, or no file"),
+        ("checkpoint", STATES, lambda path: path.write_bytes(b"junk" * 99), "it is cut, or no"),
+        ("checkpoint", STATES, lambda path: torch.save({"x": 1}, path), "it has no 'module'"),
+        ("checkpoint", STATES, lambda path: torch.save({"module": 1}, path), "it has no 'module'"),
+        ("checkpoint", STATES, lambda path: torch.save([1], path), "it has no 'module'"),
+        ("checkpoint", STATES, _other_shapes, "size mismatch"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, kind, file, damage, message):
+    _as_checkpoint(build(ModelSettings(config=TINY)), tmp_path / "checkpoint")
+    export(str(tmp_path / "checkpoint"), str(tmp_path / "export"))
+    path = tmp_path / kind / file
+    damage(path)
+    with pytest.raises(ValueError, match=f" is damaged: .*{message}") as caught:
+        load(str(tmp_path / kind))
+    said = str(caught.value)
+    assert said.startswith(f"{path} is damaged: ")
+    assert said.endswith("; copy or export it again")
+    assert "\n" not in said
+    assert "weights_only" not in said
+    assert len(said) < 600

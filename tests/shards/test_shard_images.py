@@ -7,7 +7,7 @@ import io
 import pytest
 from PIL import Image
 
-from hnpretrain.shards.images import BadImage, check_image, decode_image
+from hnpretrain.shards.images import MAX_ASPECT_RATIO, BadImage, check_image, decode_image
 from tests.shards.conftest import png_bomb
 
 MAX_PIXELS = 10**8
@@ -62,6 +62,20 @@ def test_the_bound_is_the_caller_s(photo: bytes) -> None:
     assert reason(photo, width * height - 1) == "too_many_pixels"
 
 
+def plain(width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_a_strip_is_refused(turn: int) -> None:
+    """Its shorter side brought to 224 pixels, 1 x 8000 would be 224 x 1,792,000."""
+    assert reason(plain(*(1, 8000)[::turn])) == "too_elongated"
+    assert reason(plain(*(2, 2 * MAX_ASPECT_RATIO + 1)[::turn])) == "too_elongated"
+    assert check_image(plain(*(2, 2 * MAX_ASPECT_RATIO)[::turn]), MAX_PIXELS) == "png"
+
+
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
 def test_decoding_gives_rgb(photo: bytes, form: str) -> None:
     size = Image.open(io.BytesIO(photo)).size
@@ -76,6 +90,7 @@ def test_decoding_is_bounded_and_names_the_reason(photo: bytes) -> None:
         (photo[:-500], "broken_image"),
         (photo, "too_many_pixels"),
         (png_bomb(60_000, 60_000), "too_many_pixels"),
+        (plain(1, 8000), "too_elongated"),
     ):
         with pytest.raises(BadImage) as caught:
             decode_image(data, 224 * 224 if expected == "too_many_pixels" else MAX_PIXELS)

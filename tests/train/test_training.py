@@ -162,3 +162,13 @@ def test_the_resolved_config_is_kept(tmp_path, shards):
     assert "streams: 8\n" in text  # chosen, since the recipe gives none
     last = json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[-1])
     assert last == {"event": "checkpoint", "global_step": 5}
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    from hnpretrain.train import distributed
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("LOCAL_RANK", "4")
+    with pytest.raises(ValueError, match="local rank 4 has no GPU, since this process sees 4"):
+        distributed._device()

@@ -25,6 +25,9 @@ RETRIEVAL = "zeroshot_retrieval"
 
 MICRO = "micro"
 
+# A note on items (which stand before it) whose captions the model cannot tell apart.
+EQUAL_TOKENS = "with two captions of equal tokens: always a tie, counted as wrong"
+
 _SHOWN = 3
 
 
@@ -117,8 +120,9 @@ def read_json(path: Path) -> Any:
 def read_jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The objects of a .jsonl file, each with its place for messages; blank lines are passed."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (FileNotFoundError, UnicodeDecodeError) as error:
+        # Not splitlines: it also splits at U+2028 and its like, which may stand in JSON strings.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a readable text file: {error}") from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():

@@ -5,13 +5,14 @@ Read from parquet files as the Hugging Face hub stores them, one row an item:
 touched. An image is a struct `{bytes, path}` or plain bytes. The concept world writes its test
 pairs in the same form (with the further concept `location`).
 
-Captions are read at once; images a few rows at a time while they are encoded, so that memory is
-bounded by one row group of the file.
+Captions are read at once; images a few rows at a time, when they are checked and again while they
+are encoded, so that memory is bounded by one row group of the file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -65,7 +66,9 @@ class InpaintCoco:
     def load(
         cls, data: Path, images: Path | None = None, allow_missing: bool = False
     ) -> InpaintCoco:
-        """Reads and checks the schema, the concepts and the captions.
+        """Reads and checks the schema, the concepts, the captions, and that the images are there.
+
+        Images are not decoded yet.
 
         Args:
             data: a parquet file, or a folder of them.
@@ -89,7 +92,10 @@ class InpaintCoco:
                 captions.append((_caption(row, 0, where), _caption(row, 1, where)))
         if not concepts:
             raise ValueError(f"inpaintcoco: {data} has no rows")
-        return cls(data, files, tuple(concepts), tuple(captions))
+        benchmark = cls(data, files, tuple(concepts), tuple(captions))
+        for _ in benchmark._images():
+            pass  # it raises where an image is absent
+        return benchmark
 
     def run(self, encoder: Encoder) -> Result:
         """Winoground's scores, and each image alone, by concept and together."""
@@ -109,7 +115,7 @@ class InpaintCoco:
         for kind, rule in _RULES.items():
             scores += self._averages(kind, getattr(correct, kind), rule)
         return Result(
-            self.name, base.SELECTION, str(self.data), tuple(scores), tuple(self._notes())
+            self.name, base.SELECTION, str(self.data), tuple(scores), tuple(self._notes(encoder))
         )
 
     def _averages(self, kind: str, correct: Tensor, rule: str) -> list[Score]:
@@ -128,13 +134,11 @@ class InpaintCoco:
             Score(f"{kind}/macro", macro, chance, f"mean of the {len(concepts)} concepts"),
         ]
 
-    def _notes(self) -> list[str]:
+    def _notes(self, encoder: Encoder) -> list[str]:
         notes = []
-        same = [row for row, (first, second) in enumerate(self.captions) if first == second]
-        if same:
-            notes.append(
-                f"{_rows(same)} with two identical captions: always a tie, counted as wrong"
-            )
+        ties = encoder.equal_tokens(*zip(*self.captions, strict=True))
+        if ties:
+            notes.append(f"{_rows(ties)} {base.EQUAL_TOKENS}")
         empty = [row for row, both in enumerate(self.captions) if not all(map(str.strip, both))]
         if empty:
             notes.append(f"{_rows(empty)} with an empty caption: scored as it stands")
@@ -143,7 +147,7 @@ class InpaintCoco:
     def _images(self) -> Iterator[ImageSource]:
         """Both images of every row, the photo first."""
         for path in self.files:
-            with pyarrow.parquet.ParquetFile(path) as file:
+            with _open(path) as file:
                 number = 0
                 for batch in file.iter_batches(_ROWS_AT_A_TIME, columns=list(_IMAGES)):
                     for row in batch.to_pylist():
@@ -154,16 +158,23 @@ class InpaintCoco:
 
 
 def _read_texts(path: Path) -> list[dict[str, Any]]:
+    with _open(path) as file:
+        needed = ("concept", *_CAPTIONS, *_IMAGES)
+        absent = [column for column in needed if column not in file.schema_arrow.names]
+        if absent:
+            raise ValueError(
+                f"inpaintcoco: {path} lacks the columns {', '.join(absent)} "
+                f"(it has {', '.join(file.schema_arrow.names)})"
+            )
+        return file.read(columns=["concept", *_CAPTIONS]).to_pylist()
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
+    """A parquet file; what Arrow finds wrong with it, then or later, names it."""
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            needed = ("concept", *_CAPTIONS, *_IMAGES)
-            absent = [column for column in needed if column not in file.schema_arrow.names]
-            if absent:
-                raise ValueError(
-                    f"inpaintcoco: {path} lacks the columns {', '.join(absent)} "
-                    f"(it has {', '.join(file.schema_arrow.names)})"
-                )
-            return file.read(columns=["concept", *_CAPTIONS]).to_pylist()
+            yield file
     except FileNotFoundError as error:
         raise ValueError(f"inpaintcoco: {path}: no such file or folder") from error
     except (pyarrow.ArrowException, OSError) as error:
@@ -180,7 +191,7 @@ def _caption(row: dict[str, Any], which: int, where: str) -> str:
 
 def _image_bytes(value: object, name: str) -> bytes:
     content = value.get("bytes") if isinstance(value, dict) else value
-    if not isinstance(content, bytes):
+    if not isinstance(content, bytes) or not content:
         raise ValueError(
             f"{name}: the image's bytes must be in the file, as bytes or a struct with 'bytes'"
         )

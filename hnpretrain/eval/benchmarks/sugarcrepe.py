@@ -113,12 +113,14 @@ class SugarCrepe:
             base.SELECTION,
             str(self.data),
             scores,
-            tuple(self._notes(found)),
+            tuple(self._notes(found, encoder.equal_tokens(captions, negatives))),
             len(self.missing),
         )
 
-    def _notes(self, found: dict[str, Score]) -> list[str]:
+    def _notes(self, found: dict[str, Score], ties: list[int]) -> list[str]:
         notes = []
+        if ties:
+            notes.append(f"{len(ties)} pairs {base.EQUAL_TOKENS}")
         if self.missing:
             notes.append(base.left_out_note(self.missing, "pairs"))
         absent = [category for category in CATEGORIES if category not in found]
