@@ -27,7 +27,7 @@ from hnpretrain.worlds.pairs import CONCEPTS
 
 SCENES = 5000
 CAPTIONS = 4
-PAIRS_PER_CONCEPT = 250
+PAIRS_PER_CONCEPT = 500
 IMAGE_SIZE = 48
 PROCESSES = 2
 _ASSETS = Path(__file__).parent
