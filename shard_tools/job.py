@@ -12,9 +12,9 @@
 Nothing depends on which worker does what, or when: the same source and settings give the same
 bytes. A killed job, started again, redoes its unfinished shards only.
 
-Ctrl-C and SIGTERM set a flag that all workers look at between two samples. They raise nothing while
-shards are built: an exception that a signal handler raises may come inside a lock, which then is
-never released, or inside a callback, which swallows it.
+Ctrl-C and SIGTERM set a flag that all workers look at between two samples; a second one kills the
+workers. They raise nothing while workers build shards: an exception that a signal handler raises
+may come inside a lock, which then is never released, or inside a callback, which swallows it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,20 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from itertools import islice
+from multiprocessing.process import BaseProcess
 from types import FrameType
 
 from fsspec.implementations.local import LocalFileSystem
@@ -44,22 +53,29 @@ from hnpretrain.shards.schema import Sample
 from shard_tools.negatives import CaptionedSample, NegativeMaker, NegativeSettings
 from shard_tools.sources import (
     BAD_CAPTION,
+    BROKEN_TAR,
     SourceSample,
     SourceSettings,
     SourceShard,
+    has_appeared,
     plan_source,
 )
 from shard_tools.sources.tars import TarShard
 from shard_tools.writer import ShardWriter
 
 # Raised by one whenever this code gives other bytes for the same input and settings.
-_VERSION = 1
+_VERSION = 2
 # Samples that go through spaCy together (a worker stops between two batches), and their bytes.
 _BATCH_SAMPLES = 64
 _BATCH_BYTES = 64 * 2**20
 # Pillow refuses larger images whatever it is told.
 _PILLOW_MAX_PIXELS = 178_956_970
 _REPORT_SECONDS = 0.25
+# How long the other workers may take to end by themselves after one has died.
+_GRACE_SECONDS = 5.0
+# Shards handed to the pool at a time, for each worker: enough that none waits for the next, few
+# enough that looking at them all costs nothing.
+_SUBMITTED_PER_WORKER = 3
 _NAMES_SHOWN = 3
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Columns of the tally: samples, captions, captions with negatives, rejects.
@@ -77,7 +93,8 @@ class BuildSettings:
         workers: processes; 0 takes one for each core this process may use. No effect on the bytes.
         seed: of all random draws.
         max_pixels: largest width x height of an image; larger ones are rejected undecoded.
-        max_reject_share: largest share of samples that may be rejected before the build fails.
+        max_reject_share: largest share of samples that may be rejected, and of source tars that may
+            be broken, before the build fails.
         negatives: which negatives are made, and how.
     """
 
@@ -103,11 +120,15 @@ class BuildSettings:
 
 @dataclass(frozen=True)
 class JobState:
-    """How far the job is. Counts are of this run; shards kept from an earlier one are apart."""
+    """How far the job is. Counts are of this run; shards kept from an earlier one are apart.
+
+    `stopping` says that a signal came, and the job ends once its workers have.
+    """
 
     shards: int
     shards_kept: int
     shards_built: int
+    stopping: bool
     samples_to_do: int | None
     samples: int
     captions: int
@@ -135,7 +156,8 @@ def build(
 
     Raises:
         ValueError: the settings or the source are wrong (nothing was written then), or more than
-            max_reject_share of the samples were rejected (shards and markers stay, no index).
+            max_reject_share of the samples were rejected or of the source tars broken (shards and
+            markers stay, no index).
         OSError: storage failed, or a worker died; finished shards stay.
         KeyboardInterrupt: Ctrl-C or, in the main thread, SIGTERM; finished shards stay.
     """
@@ -159,17 +181,18 @@ def build(
 
         def tell() -> None:
             done = len(shards) - len(to_do), len(markers) - (len(shards) - len(to_do))
-            report(JobState(len(shards), *done, samples_to_do, *tally.counts()))
+            report(JobState(len(shards), *done, tally.stopped(), samples_to_do, *tally.counts()))
 
         tell()
         workers = min(settings.workers or _cores(), len(to_do))
+        processes: list[BaseProcess] = []  # the workers, once they are started
         if workers == 1:
             built = _build_here(to_do, task, maker, tally, tell)
         else:
-            built = _build_in_processes(to_do, task, settings, workers, tally, tell)
+            built = _build_in_processes(to_do, task, settings, workers, processes, tally, tell)
         # The workers end with `built`, whatever is raised here.
         try:
-            with _signals_stop(tally), contextlib.closing(built):
+            with _signals_stop(tally, processes), contextlib.closing(built):
                 for marker in built:
                     markers.append(marker)
                     tell()
@@ -314,29 +337,44 @@ def _build_in_processes(
     task: _Task,
     settings: BuildSettings,
     workers: int,
+    processes: list[BaseProcess],
     tally: _Tally,
     tell: Callable[[], None],
 ) -> Generator[Marker, None, None]:
-    """Markers as they come. Spawned, not forked: s3fs and BLAS threads do not survive a fork."""
+    """Markers as they come. Spawned, not forked: s3fs and BLAS threads do not survive a fork.
+
+    Args:
+        processes: the workers are put here as soon as they are started.
+    """
     pool = ProcessPoolExecutor(
-        workers,
-        multiprocessing.get_context("spawn"),
-        _start_worker,
-        (task, settings.negatives, settings.seed, tally),
+        workers, multiprocessing.get_context("spawn"), _start_worker, (task, settings, tally)
     )
+    numbered = enumerate(shards)
+
+    def submit(count: int) -> set[Future[Marker]]:
+        return {pool.submit(_build_in_worker, *item) for item in islice(numbered, count)}
+
     try:
+        # All workers are started in here, one by each submit. The pool's locks have started
+        # multiprocessing's resource tracker before: starting that would unblock the signals.
         with _signals_kept_from_children():
-            pending = {
-                pool.submit(_build_in_worker, number, shard) for number, shard in enumerate(shards)
-            }
+            others = set(multiprocessing.active_children())
+            pending = submit(_SUBMITTED_PER_WORKER * workers)
+            processes.extend(set(multiprocessing.active_children()) - others)
         while pending:
-            if tally.stopped():
-                raise _Stopped
             done, pending = wait(pending, _REPORT_SECONDS, FIRST_COMPLETED)
+            if tally.stopped():
+                tell()
+                raise _Stopped
             for future in done:
                 yield future.result()
+            pending |= submit(len(done))
             tell()
     except BrokenProcessPool as error:
+        # The pool now waits for its workers. One that was killed while it waited for work holds
+        # the lock of the queue for ever, and SIGTERM, which the pool sends, is blocked in them.
+        tally.stop()
+        _end(processes)
         raise ChildProcessError(
             "a worker process died (most often it is killed because memory ran out); finished "
             f"shards are kept: start the job again, with fewer than workers={workers}"
@@ -347,13 +385,31 @@ def _build_in_processes(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_builder: _Builder  # a worker process's own
+def _end(processes: Sequence[BaseProcess]) -> None:
+    """Waits a little for processes to end by themselves, then kills those that have not."""
+    deadline = time.monotonic() + _GRACE_SECONDS
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+        process.kill()
 
 
-def _start_worker(task: _Task, negatives: NegativeSettings, seed: int, tally: _Tally) -> None:
+# A worker process's own, or why it has none: of an initializer that raises, the pool tells no more
+# than that a worker died.
+_builder: _Builder | Exception
+
+
+def _start_worker(task: _Task, settings: BuildSettings, tally: _Tally) -> None:
     global _builder
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _builder = _Builder(task, NegativeMaker(negatives, seed), tally)
+    try:
+        maker = NegativeMaker(settings.negatives, settings.seed)
+        if _configuration(settings, maker) != task.configuration:
+            raise ValueError(
+                "a lexicon or the spaCy model changed while the job was starting; start it again"
+            )
+        _builder = _Builder(task, maker, tally)
+    except Exception as error:
+        _builder = error
 
 
 def _end_with_parent() -> None:
@@ -365,12 +421,16 @@ def _end_with_parent() -> None:
 
 
 def _build_in_worker(number: int, shard: SourceShard) -> Marker:
+    if isinstance(_builder, Exception):
+        raise _builder
     return _essentials(_builder.build(number, shard))
 
 
 @contextlib.contextmanager
-def _signals_stop(tally: _Tally) -> Iterator[None]:
-    """Inside, the first Ctrl-C or SIGTERM stops the job at its next sample, a second at once."""
+def _signals_stop(tally: _Tally, processes: Sequence[BaseProcess]) -> Iterator[None]:
+    """Inside, the first Ctrl-C or SIGTERM stops the job at its next sample, a second at once: it
+    kills the worker processes, or where there are none raises KeyboardInterrupt.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
         return
@@ -387,7 +447,15 @@ def _signals_stop(tally: _Tally) -> Iterator[None]:
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         tally.stop()
+        for number in before:
+            signal.signal(number, stop_at_once)
+
+    def stop_at_once(_number: int, _frame: FrameType | None) -> None:
         restore()
+        if not processes:
+            raise KeyboardInterrupt
+        for process in processes:
+            process.kill()
 
     for number in before:
         signal.signal(number, stop)
@@ -426,7 +494,12 @@ def _finished(shard: SourceShard, task: _Task, sizes: Mapping[str, int]) -> Mark
         and marker.configuration == task.configuration
         and marker.source_fingerprint == shard.fingerprint()
     )
-    return marker if agrees else None
+    if not agrees:
+        return None
+    # A manifest's fingerprint does not tell whether a photo that was missing is there by now.
+    if not isinstance(shard, TarShard) and any(map(has_appeared, marker.rejected)):
+        return None
+    return marker
 
 
 def _essentials(marker: Marker) -> Marker:
@@ -486,11 +559,16 @@ def _configuration(settings: BuildSettings, maker: NegativeMaker) -> str:
 
 
 def _check_rejects(settings: BuildSettings, index: Index, markers: Sequence[Marker]) -> None:
-    """Raises ValueError if too large a share of the samples was left out, or all of them."""
+    """Raises ValueError if too large a share of the samples was left out, or all of them, or too
+    large a share of the source tars is broken (how many samples those held can't be known).
+    """
     reasons = {reason: n for reason, n in index.rejects.items() if reason != BAD_CAPTION}
     left_out = sum(reasons.values())
     total = index.samples + left_out
-    if index.samples and left_out <= settings.max_reject_share * total:
+    broken = sum(BROKEN_TAR in marker.rejects for marker in markers)
+    too_many = left_out > settings.max_reject_share * total
+    too_many_broken = broken > settings.max_reject_share * len(markers)
+    if index.samples and not too_many and not too_many_broken:
         return
     parts = []
     for reason, count in sorted(reasons.items(), key=lambda item: -item[1]):
@@ -502,11 +580,17 @@ def _check_rejects(settings: BuildSettings, index: Index, markers: Sequence[Mark
         ]
         more = "; ..." if count > _NAMES_SHOWN else ""
         parts.append(f"{count} {reason} ({'; '.join(named[:_NAMES_SHOWN])}{more})")
-    allowed = f"more than max_reject_share={settings.max_reject_share} allows"
+    if too_many or not index.samples:
+        what = f"{left_out} of {total} samples were rejected"
+    else:
+        what = f"{broken} of {len(markers)} source tars are broken"
+    why, remedy = "so none is left", "mend the source"
+    if index.samples:
+        why = f"more than max_reject_share={settings.max_reject_share} allows"
+        remedy += " or raise max_reject_share"
     raise ValueError(
-        f"{left_out} of {total} samples were rejected, "
-        f"{allowed if index.samples else 'so none is left'}; no index was written, the markers "
-        f"name them all: {', '.join(parts) or 'the source holds no sample'}"
+        f"{what}, {why}; no index was written: {remedy}, and build again. The markers name them "
+        f"all: {', '.join(parts) or 'the source holds no sample'}"
     )
 
 

@@ -31,7 +31,7 @@ class JobProgress:
             disable=not console.is_terminal,
         )
         self._started = self._last_line = 0.0
-        self._ended = False
+        self._ended = self._stopping = False
         self._task = self._bar.add_task("building", total=None, text="")
 
     def __enter__(self) -> JobProgress:
@@ -50,6 +50,11 @@ class JobProgress:
         now = time.monotonic()
         if not self._started:
             self._started = self._last_line = now
+        if state.stopping and not self._stopping:
+            self._stopping = True
+            self._console.print(
+                "stopping after the samples at hand; Ctrl-C again stops at once", highlight=False
+            )
         text = _describe(state, now - self._started)
         if self._console.is_terminal:
             if state.samples_to_do is None:

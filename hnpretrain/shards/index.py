@@ -14,7 +14,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hnpretrain.shards import storage
-from hnpretrain.shards.marker import FORMAT, Marker, read_format, require_counts
+from hnpretrain.shards.marker import (
+    CAPTION_COUNTS,
+    COUNT_TABLES,
+    FORMAT,
+    Marker,
+    read_format,
+    require_count_tables,
+    require_counts,
+    require_texts,
+)
 
 INDEX_NAME = "index.json"
 
@@ -78,7 +87,9 @@ class Index:
         try:
             for shard in value["shards"]:
                 require_counts(shard, ("samples", "bytes"))
-            require_counts(value, ("samples", "captions", "negatives", "max_negatives"))
+                require_texts(shard, ("name", "sha256"))
+            require_counts(value, ("samples", *CAPTION_COUNTS))
+            require_count_tables(value, COUNT_TABLES)
             value["shards"] = tuple(ShardEntry(**shard) for shard in value["shards"])
             index = cls(**value)
         except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -19,6 +19,10 @@ from hnpretrain.shards import storage
 
 FORMAT = 1
 
+# Fields that marker and index have in common.
+CAPTION_COUNTS = ("captions", "captions_with_negatives", "negatives", "max_negatives")
+COUNT_TABLES = ("concepts", "strategies", "rejects", "candidates_rejected")
+
 
 @dataclass(frozen=True)
 class Reject:
@@ -80,11 +84,19 @@ class Marker:
         """Reads a marker; ValueError names `where` and what is wrong."""
         value = read_format(data, where)
         try:
-            require_counts(value, ("samples", "bytes", "captions", "negatives", "max_negatives"))
+            require_counts(value, ("samples", "bytes", *CAPTION_COUNTS))
+            require_count_tables(value, COUNT_TABLES)
+            require_texts(
+                value, ("name", "sha256", "configuration", "source", "source_fingerprint")
+            )
+            for reject in value["rejected"]:
+                require_texts(reject, ("key", "reason", "detail"))
+            if not all(_is_count(offset) for offset in value["offsets"]):
+                raise ValueError("its offsets are not all counts")
             value["rejected"] = tuple(Reject(**reject) for reject in value["rejected"])
-            value["offsets"] = tuple(int(offset) for offset in value["offsets"])
+            value["offsets"] = tuple(value["offsets"])
             marker = cls(**value)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{where}: not a marker of format {FORMAT}: {error}") from error
         if any(end < start for start, end in itertools.pairwise(marker.offsets)):
             raise ValueError(f"{where}: its offsets do not rise")
@@ -110,8 +122,27 @@ def read_marker(folder: str, shard: str) -> Marker:
 def require_counts(value: dict[str, Any], names: Iterable[str]) -> None:
     """Raises ValueError unless each of the named fields is a whole number of at least 0."""
     for name in names:
-        if type(value.get(name)) is not int or value[name] < 0:
+        if not _is_count(value.get(name)):
             raise ValueError(f"{name!r} must be a count, got {value.get(name)!r:.40}")
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def require_count_tables(value: dict[str, Any], names: Iterable[str]) -> None:
+    """Raises ValueError unless each of the named fields is an object of counts."""
+    for name in names:
+        if not isinstance(value.get(name), dict):
+            raise ValueError(f"{name!r} must hold counts, got {value.get(name)!r:.40}")
+        require_counts(value[name], value[name])
+
+
+def require_texts(value: dict[str, Any], names: Iterable[str]) -> None:
+    """Raises ValueError unless each of the named fields is a string."""
+    for name in names:
+        if not isinstance(value.get(name), str):
+            raise ValueError(f"{name!r} must be a string, got {value.get(name)!r:.40}")
 
 
 def read_format(data: bytes, where: str) -> dict[str, Any]:

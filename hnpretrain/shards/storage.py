@@ -154,12 +154,14 @@ def _request(path: str, start: int | None, end: int | None) -> bytes:
 
 @contextlib.contextmanager
 def open_read(path: str) -> Iterator[IO[bytes]]:
-    """A file opened for sequential reading, with read-ahead that suits object stores."""
+    """A file opened for sequential reading, with read-ahead that suits object stores.
+
+    What a remote store raises inside the block becomes an OSError, as in `connected`: reading fails
+    in as many ways as opening.
+    """
     # Local files take no cache options; remote ones would default to small cached blocks.
     options = {"cache_type": "readahead", "block_size": _REQUEST_BYTES} if is_url(path) else {}
-    with connected(path) as (fs, inner):
-        file = fs.open(inner, "rb", **options)
-    with file:
+    with connected(path) as (fs, inner), fs.open(inner, "rb", **options) as file:
         yield file
 
 

@@ -136,8 +136,9 @@ def iterate_samples(file: IO[bytes], whole: bool = False) -> Iterator[RawSample]
 
     Args:
         file: a tar, or the byte range between two offsets of one.
-        whole: whether the archive's end must be there. Without it a tar that was cut between two
-            members reads as a shorter one; a byte range has no end.
+        whole: whether the archive's end must be there, with nothing but zeros behind it. Without
+            that, a tar that was cut between two members reads as a shorter one, and so does one
+            with a zeroed header in its middle; a byte range has no end.
 
     Raises:
         ValueError: the archive is broken or cut short.
@@ -163,14 +164,26 @@ def iterate_samples(file: IO[bytes], whole: bool = False) -> Iterator[RawSample]
                 content = archive.extractfile(info)
                 assert content is not None  # a regular file always has content
                 sample.members[extension] = content.read()
-            assert archive.fileobj is not None
-            # Where the next header would be, the end has zeros and a cut archive has nothing.
-            if whole and archive.fileobj.tell() == archive.offset:
-                raise tarfile.ReadError("cut short: the zeros that end a tar are missing")
-    except tarfile.TarError as error:
+            if whole:
+                _check_end(archive)
+    # tarfile reads a header behind a header extension by recursion.
+    except (tarfile.TarError, RecursionError) as error:
         raise ValueError(f"not a whole tar: {error}") from error
     if sample is not None:
         yield sample
+
+
+def _check_end(archive: tarfile.TarFile) -> None:
+    """Reads what is behind the last member; ReadError unless it is the archive's end."""
+    file = archive.fileobj
+    assert file is not None
+    # Where the next header would be, the end has zeros and a cut archive has nothing.
+    if file.tell() == archive.offset:
+        raise tarfile.ReadError("cut short: the zeros that end a tar are missing")
+    while data := file.read(tarfile.RECORDSIZE):
+        if behind := data.lstrip(b"\0"):
+            position = file.tell() - len(behind)
+            raise tarfile.ReadError(f"data behind the archive's end at byte {position}")
 
 
 def decode_sample(data: bytes) -> RawSample:

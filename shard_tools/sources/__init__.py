@@ -5,15 +5,25 @@
 
 from shard_tools.sources.base import (
     BAD_CAPTION,
+    BROKEN_TAR,
     SourceSample,
     SourceSettings,
     SourceShard,
+    has_appeared,
 )
 from shard_tools.sources.coco import plan_coco
 from shard_tools.sources.jsonl import plan_jsonl
 from shard_tools.sources.tars import plan_tars
 
-__all__ = ["BAD_CAPTION", "SourceSample", "SourceSettings", "SourceShard", "plan_source"]
+__all__ = [
+    "BAD_CAPTION",
+    "BROKEN_TAR",
+    "SourceSample",
+    "SourceSettings",
+    "SourceShard",
+    "has_appeared",
+    "plan_source",
+]
 
 
 def plan_source(settings: SourceSettings, samples_per_shard: int) -> list[SourceShard]:

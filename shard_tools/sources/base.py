@@ -7,6 +7,7 @@ is planned, and raises. What shows only on reading (a missing photo, a broken ta
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
@@ -26,9 +27,19 @@ KINDS = ("coco", "jsonl", "tar")
 
 # Rejects with this reason leave out one caption, and keep the sample with its other captions.
 BAD_CAPTION = "bad_caption"
+# A source tar with this reject lost samples, nobody can know how many.
+BROKEN_TAR = "broken_tar"
+MISSING_IMAGE = "missing_image"
+_NO_FILE = "no file "  # before the path, in that reject's detail
 
 # Photos of a manifest are fetched ahead of their use: on an object store each takes tens of ms.
 _READ_AHEAD = 16
+# Larger files are read when their turn comes, so that what a worker holds ahead is bounded by
+# _READ_AHEAD times this. The wait is short beside the time that reading them takes.
+_MAX_BYTES_AHEAD = 8 * 2**20
+
+# Levels of nesting to spare below Python's limit: the writer nests meta deeper, in deeper calls.
+_LEVELS_TO_SPARE = 50
 
 
 @dataclass
@@ -121,27 +132,43 @@ def read_images(folder: str, records: Iterable[ImageRecord]) -> Iterator[SourceS
         OSError: the storage fails; a single missing or oversized file is a Reject.
     """
     with ThreadPoolExecutor(_READ_AHEAD) as pool:
-        pending: deque[Future[SourceSample | Reject]] = deque()
+        pending: deque[tuple[ImageRecord, Future[SourceSample | Reject | None]]] = deque()
+
+        def oldest() -> SourceSample | Reject:
+            record, ahead = pending.popleft()
+            item = ahead.result() or _read_image(folder, record, MAX_MEMBER_BYTES)
+            return item or too_large(record.key, record.image)
+
         for record in records:
-            pending.append(pool.submit(_read_image, folder, record))
+            ahead = pool.submit(_read_image, folder, record, _MAX_BYTES_AHEAD)
+            pending.append((record, ahead))
             if len(pending) == _READ_AHEAD:
-                yield pending.popleft().result()
+                yield oldest()
         while pending:
-            yield pending.popleft().result()
+            yield oldest()
 
 
-def _read_image(folder: str, record: ImageRecord) -> SourceSample | Reject:
+def _read_image(folder: str, record: ImageRecord, most: int) -> SourceSample | Reject | None:
+    """The sample of a record, or None if its image has more than `most` bytes."""
     if not record.captions:
         return Reject(record.key, "no_caption", f"{record.image} has no caption")
     path = storage.join(folder, record.image)
     try:
         size = storage.size(path)
-        if size > MAX_MEMBER_BYTES:
-            return too_large(record.key, record.image)
+        if size > most:
+            return None
         image = storage.read_range(path, 0, size)
-    except (FileNotFoundError, IsADirectoryError):
-        return Reject(record.key, "missing_image", f"no file {path}")
+    except OSError as error:
+        missing = isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError))
+        if not missing and error.errno != errno.ENAMETOOLONG:
+            raise
+        return Reject(record.key, MISSING_IMAGE, _NO_FILE + path)
     return SourceSample(record.key, image, record.captions, record.objects, record.meta)
+
+
+def has_appeared(reject: Reject) -> bool:
+    """Whether an image that a manifest's shard missed is there by now."""
+    return reject.reason == MISSING_IMAGE and storage.exists(reject.detail.removeprefix(_NO_FILE))
 
 
 def too_large(key: str, what: str) -> Reject:
@@ -152,6 +179,8 @@ def check_image_name(name: object) -> str:
     """A manifest's image name; ValueError if it is no path inside the image folder."""
     if not isinstance(name, str) or not name:
         raise ValueError(f"the image must be a file name, got {name!r:.80}")
+    if "\0" in name or not _is_unicode(name):
+        raise ValueError(f"image {name!r:.80} is no file name: a NUL or half a surrogate pair")
     # "::" chains file systems in fsspec.
     if name.startswith("/") or storage.is_url(name) or "::" in name or ".." in name.split("/"):
         raise ValueError(
@@ -187,11 +216,26 @@ def clean_caption(value: object) -> str:
     text = " ".join(value.split())
     if not text:
         raise ValueError("a caption is empty")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"a caption is no valid Unicode: {value!r:.80}") from error
+    if not _is_unicode(text):
+        raise ValueError(f"a caption is no valid Unicode: {value!r:.80}")
     return text
+
+
+def _is_unicode(text: str) -> bool:
+    """False for half a surrogate pair (\\ud800), which JSON can carry and UTF-8 cannot."""
+    return not re.search("[\ud800-\udfff]", text)
+
+
+def check_json(value: object) -> None:
+    """Raises ValueError if a value that was read as JSON can't be written as such: it holds NaN or
+    infinity, or is nested too deep.
+    """
+    for _ in range(_LEVELS_TO_SPARE):
+        value = [value]
+    try:
+        json.dumps(value, allow_nan=False)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
 
 
 def clean_key(value: str) -> str:

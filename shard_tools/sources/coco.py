@@ -17,6 +17,7 @@ from shard_tools.sources.base import (
     SourceSettings,
     SourceShard,
     check_image_name,
+    check_json,
     clean_caption,
     clean_key,
     fingerprint_of,
@@ -50,7 +51,8 @@ class CocoShard(SourceShard):
         return len(self.records)
 
     def fingerprint(self) -> str:
-        return fingerprint_of([dataclasses.asdict(record) for record in self.records])
+        records = [dataclasses.asdict(record) for record in self.records]
+        return fingerprint_of([self.images, records])
 
     def read(self) -> Iterator[SourceSample | Reject]:
         return read_images(self.images, self.records)
@@ -81,6 +83,7 @@ def plan_coco(settings: SourceSettings, samples_per_shard: int) -> list[SourceSh
                 f"{image_id!r}; each sample needs a key of its own"
             )
         try:
+            check_json(image)
             file_name = check_image_name(file_name)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error

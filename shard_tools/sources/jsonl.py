@@ -26,8 +26,10 @@ from shard_tools.sources.base import (
     SourceSettings,
     SourceShard,
     check_image_name,
+    check_json,
     clean_caption,
     clean_key,
+    fingerprint_of,
     object_names,
     read_images,
     require_file,
@@ -52,7 +54,7 @@ class JsonlShard(SourceShard):
     sha256: str
 
     def fingerprint(self) -> str:
-        return self.sha256
+        return fingerprint_of([self.images, self.sha256])
 
     def read(self) -> Iterator[SourceSample | Reject]:
         data = storage.read_range(self.path, self.start, self.end)
@@ -114,6 +116,7 @@ def _parse(line: bytes) -> ImageRecord:
         raise ValueError(f"not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise ValueError(f"holds a {type(fields).__name__}; {_FORM}")
+    check_json(fields)
     if "image" not in fields:
         raise ValueError(f"no field 'image'; {_FORM}")
     image = check_image_name(fields["image"])

@@ -24,9 +24,12 @@ from hnpretrain.shards.marker import Reject
 from hnpretrain.shards.tar import RawSample, iterate_samples
 from shard_tools.sources.base import (
     BAD_CAPTION,
+    BROKEN_TAR,
+    MISSING_IMAGE,
     SourceSample,
     SourceSettings,
     SourceShard,
+    check_json,
     clean_caption,
     clean_key,
     fingerprint_of,
@@ -64,7 +67,7 @@ class TarShard(SourceShard):
                     yield from _convert(raw)
         except ValueError as error:
             # How many samples the lost part held can't be known: the tar is named once.
-            yield Reject(self.origin, "broken_tar", str(error))
+            yield Reject(self.origin, BROKEN_TAR, str(error))
 
 
 def plan_tars(settings: SourceSettings) -> list[SourceShard]:
@@ -138,12 +141,13 @@ def _convert(raw: RawSample) -> Iterator[SourceSample | Reject]:
     try:
         image, _ = raw.image()
     except ValueError as error:
-        yield Reject(key, "missing_image", str(error))
+        yield Reject(key, MISSING_IMAGE, str(error))
         return
     try:
         fields = json.loads(raw.members.get("json", b"{}"))
         if not isinstance(fields, dict):
             raise ValueError(f"a {type(fields).__name__}, not an object")
+        check_json(fields)
     except (ValueError, RecursionError) as error:
         yield Reject(key, "bad_json", f"{raw.key}.json: {error}")
         return

@@ -74,6 +74,14 @@ IMAGE = {"id": 790, "file_name": "000000000790.jpg"}
             {"images": [{"id": 1, "file_name": "../a.jpg"}], "annotations": []},
             ("images[0]: image '../a.jpg' is not inside the image folder",),
         ),
+        (
+            {"images": [{"id": 1, "file_name": "a\0b.jpg"}], "annotations": []},
+            ("images[0]: image 'a\\x00b.jpg' is no file name",),
+        ),
+        (
+            {"images": [{**IMAGE, "score": float("nan")}], "annotations": []},
+            ("images[0]: Out of range float values are not JSON compliant",),
+        ),
     ],
 )
 def test_coco_of_another_shape(
@@ -99,6 +107,9 @@ LINE = {"image": "x.jpg", "caption": "a red car"}
         ([{"image": "x.jpg", "caption": "\ud800"}], ("a caption is no valid Unicode",)),
         ([{"image": "/etc/x.jpg", "caption": "a"}], ("is not inside the image folder",)),
         ([{"image": "s3://b/x.jpg", "caption": "a"}], ("is not inside the image folder",)),
+        ([LINE, {**LINE, "image": "a\0b.jpg"}], ("line 2: image 'a\\x00b.jpg' is no file name",)),
+        ([LINE, {**LINE, "image": "\ud800.jpg"}], ("line 2: image '\\ud800.jpg' is no file name",)),
+        ([{**LINE, "score": float("inf")}], ("line 1: Out of range float values are not JSON",)),
         ([{**LINE, "key": 1.5}], ("'key' must be a string or an integer, got 1.5",)),
         ([{**LINE, "objects": "car"}], ("'objects' and 'instances' must be lists",)),
         ([LINE, {**LINE, "image": "b/x.jpg"}], ("lines 1 and 2 have one key, 'x'",)),
@@ -143,13 +154,13 @@ def test_two_config_files_are_wrong_use(command: Command) -> None:
 def test_a_config_file_and_an_override(tmp_path: Path, command: Command, few_photos: Path) -> None:
     config = tmp_path / "build.yaml"
     config.write_text(
-        f"source: {{kind: jsonl, path: {few_photos}, images: {PHOTOS}}}\nworkers: 1\noutput: no\n"
+        f"source: {{kind: jsonl, path: {few_photos}, images: {PHOTOS}}}\nworkers: 1\noutput: out\n"
     )
     ran = command("shard", "build", str(config), f"output={tmp_path / 'out'}")
     assert ran.status == 0, ran.err
     assert f"1 shards built, 0 kept, in {tmp_path / 'out'}" in ran.out
     assert "shards 1/1 | 10 samples, 50 captions" in ran.err
-    assert not Path("no").exists()
+    assert not Path("out").exists()
 
 
 def test_tars_that_are_not_there(tmp_path: Path, command: Command) -> None:
@@ -193,7 +204,8 @@ def test_too_many_rejects(tmp_path: Path, command: Command, photo: bytes) -> Non
     assert ran.status == 1
     assert ran.err.splitlines()[-1].startswith(
         "error: 5 of 6 samples were rejected, more than max_reject_share=0.1 allows; no index was "
-        "written, the markers name them all: 4 missing_image (2 in 00000.tar: no file "
+        "written: mend the source or raise max_reject_share, and build again. The markers name "
+        "them all: 4 missing_image (2 in 00000.tar: no file "
     )
     assert "1 broken_image (1 in 00000.tar: OSError: image file is truncated" in ran.err
     assert not (tmp_path / "out" / "index.json").exists()
@@ -205,3 +217,4 @@ def test_no_sample_left(tmp_path: Path, command: Command) -> None:
     ran = command(*jsonl(tmp_path, [LINE]), "workers=1", "max_reject_share=1")
     assert ran.status == 1
     assert "1 of 1 samples were rejected, so none is left" in ran.err
+    assert "mend the source, and build again" in ran.err

@@ -5,23 +5,25 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from hnpretrain.shards import storage
+import shard_tools.job
 from hnpretrain.shards.index import read_index
 from hnpretrain.shards.marker import read_marker
 from hnpretrain.shards.schema import Sample
 from hnpretrain.shards.tar import decode_sample
-from shard_tools.job import BuildSettings, JobState, build
+from shard_tools.job import BuildSettings, JobState, NegativeMaker, NegativeSettings, build
 from shard_tools.sources import SourceSettings
 from shard_tools.verify import verify
 from tests.shards.conftest import (
@@ -95,6 +97,61 @@ def test_workers_do_not_change_a_byte(tmp_path: Path, few_photos: Path) -> None:
     assert (last.samples, last.captions, last.shards_built, last.samples_to_do) == (10, 50, 4, 10)
 
 
+def test_few_shards_are_submitted_at_a_time(
+    tmp_path: Path, few_photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted = []
+
+    def wait(futures: set[Any], *arguments: Any) -> Any:
+        submitted.append(len(futures))
+        return wait_for_futures(futures, *arguments)
+
+    wait_for_futures = shard_tools.job.wait
+    monkeypatch.setattr(shard_tools.job, "wait", wait)
+    settings = photos_settings(tmp_path, few_photos, samples_per_shard=1, workers=2)
+    assert build(settings).built == 10
+    assert max(submitted) == 6
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda path: path.unlink(), "color.yaml' is not a file"),
+        (lambda path: path.write_text(path.read_text() + "# changed\n"), ""),
+        (
+            lambda path: path.write_text(path.read_text().replace("purple", "violet")),
+            "a lexicon or the spaCy model changed while the job was starting",
+        ),
+    ],
+)
+def test_a_lexicon_that_changes_while_the_job_starts(
+    tmp_path: Path,
+    few_photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Path], None],
+    message: str,
+) -> None:
+    """The workers read it again; a worker that can't start says why."""
+    lexicon = tmp_path / "color.yaml"
+    shutil.copy(Path(shard_tools.job.__file__).parent / "lexicons" / "color.yaml", lexicon)
+
+    def make(settings: NegativeSettings, seed: int) -> NegativeMaker:
+        maker = NegativeMaker(settings, seed)
+        change(lexicon)
+        return maker
+
+    monkeypatch.setattr(shard_tools.job, "NegativeMaker", make)
+    negatives = NegativeSettings(["color"], lexicons={"color": str(lexicon)})
+    settings = photos_settings(
+        tmp_path / "out", few_photos, samples_per_shard=5, workers=2, negatives=negatives
+    )
+    if not message:
+        assert build(settings).built == 2
+        return
+    with pytest.raises(ValueError, match=message):
+        build(settings)
+
+
 def test_another_seed_gives_other_negatives_of_the_same_samples(
     tmp_path: Path, few_photos: Path
 ) -> None:
@@ -142,6 +199,36 @@ def test_other_settings_or_another_source_redo_the_shards(tmp_path: Path, photo:
     assert [s.captions[0].text for s in read_samples(tmp_path / "out")][2:] == [
         "a red car", "a small dog",
     ]  # fmt: skip
+
+
+def test_another_image_folder_redoes_the_shards(
+    tmp_path: Path, records: list[dict[str, Any]]
+) -> None:
+    images = [(PHOTOS / record["image"]).read_bytes() for record in records[:2]]
+    path = write_jsonl(tmp_path, [{"image": "x.jpg", "caption": "a red car"}], {})
+    for number, image in enumerate(images):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "x.jpg").write_bytes(image)
+        source = SourceSettings("jsonl", str(path), str(folder))
+        build(BuildSettings(source, str(tmp_path / "out"), workers=1))
+        assert [sample.image for sample in read_samples(tmp_path / "out")] == [image]
+
+
+def test_a_photo_that_was_missing_is_taken_later(tmp_path: Path, photo: bytes) -> None:
+    lines = [{"image": f"{i}.jpg", "caption": "a red car"} for i in range(4)]
+    path = write_jsonl(tmp_path / "source", lines, {f"{i}.jpg": photo for i in range(3)})
+    settings = BuildSettings(
+        SourceSettings("jsonl", str(path)), str(tmp_path / "out"), samples_per_shard=2, workers=1
+    )
+    settings.max_reject_share = 0.5
+    assert build(settings).index.rejects == {"missing_image": 1}
+    assert build(settings).kept == 2  # while it is missing there is nothing to do
+    (tmp_path / "source" / "3.jpg").write_bytes(photo)
+    result = build(settings)
+    assert (result.built, result.kept) == (1, 1)
+    assert (result.index.samples, result.index.rejects) == (4, {})
+    assert build(settings).kept == 2
 
 
 def test_samples_are_sorted_whatever_the_source_s_order(tmp_path: Path, photo: bytes) -> None:
@@ -197,6 +284,39 @@ def test_bad_samples_are_counted_and_named(
     assert sorted(path.name for path in out.iterdir()) == ["00000.marker.json", "00000.tar"]
 
 
+def test_a_share_of_broken_tars_is_bounded(tmp_path: Path, photo: bytes) -> None:
+    """However few rejects they are: what they held can't be counted."""
+    members = [(f"{i}.{e}", d) for i in range(5) for e, d in (("jpg", photo), ("txt", b"a car"))]
+    write_tar(tmp_path / "source" / "good.tar", members)
+    (tmp_path / "source" / "bad.tar").write_bytes(b"no tar" * 1000)
+    settings = BuildSettings(
+        SourceSettings("tar", str(tmp_path / "source")), str(tmp_path / "out"), workers=1
+    )
+    settings.max_reject_share = 0.3  # of the samples known, one of six was rejected
+    message = (
+        r"^1 of 2 source tars are broken, more than max_reject_share=0.3 allows; no index was "
+        r"written: mend the source or raise max_reject_share, and build again\..*bad.tar"
+    )
+    with pytest.raises(ValueError, match=message):
+        build(settings)
+    assert not (tmp_path / "out" / "index.json").exists()
+    settings.max_reject_share = 0.5
+    assert build(settings).index.rejects == {"broken_tar": 1}
+
+
+def test_json_nested_to_the_limit_is_stored_or_rejected(tmp_path: Path, photo: bytes) -> None:
+    members = []
+    for depth in range(700, 1000):
+        nested = b'{"caption": "a red car", "x": ' + b"[" * depth + b"]" * depth + b"}"
+        members += [(f"{depth}.jpg", photo), (f"{depth}.json", nested)]
+    write_tar(tmp_path / "source" / "0.tar", members)
+    source = SourceSettings("tar", str(tmp_path / "source"))
+    settings = BuildSettings(source, str(tmp_path / "out"), workers=1, max_reject_share=1)
+    index = build(settings).index
+    assert index.rejects == {"bad_json": 300 - index.samples}
+    assert len(read_samples(tmp_path / "out")) == index.samples > 0
+
+
 def test_images_are_named_for_what_they_are(tmp_path: Path, photo: bytes) -> None:
     lines = [{"image": "x.png", "caption": "a red car"}]
     path = write_jsonl(tmp_path / "source", lines, {"x.png": photo})
@@ -207,17 +327,35 @@ def test_images_are_named_for_what_they_are(tmp_path: Path, photo: bytes) -> Non
 
 # The job as a process of its own.
 
+JOBS: list[subprocess.Popen[str]] = []
 
-def start_job(folder: Path, workers: int = 2) -> subprocess.Popen[str]:
+
+@pytest.fixture(autouse=True)
+def jobs_end_with_their_test() -> Iterator[None]:
+    """A job that hangs, and its workers, must not stay when its test has failed."""
+    yield
+    while JOBS:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(JOBS.pop().pid, signal.SIGKILL)
+
+
+def start_job(
+    folder: Path,
+    workers: int = 2,
+    manifest: Path = PHOTOS / "data.jsonl",
+    samples_per_shard: int = 1,
+) -> subprocess.Popen[str]:
     command = [
         sys.executable, "-m", "hnpretrain.cli", "shard", "build", "source.kind=jsonl",
-        f"source.path={PHOTOS / 'data.jsonl'}", f"output={folder}", "samples_per_shard=1",
-        f"workers={workers}",
+        f"source.path={manifest}", f"source.images={PHOTOS}", f"output={folder}",
+        f"samples_per_shard={samples_per_shard}", f"workers={workers}",
     ]  # fmt: skip
-    return subprocess.Popen(
+    job = subprocess.Popen(
         command, start_new_session=True, text=True, stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL, preexec_fn=_interruptible,
     )  # fmt: skip
+    JOBS.append(job)
+    return job
 
 
 def _interruptible() -> None:
@@ -305,6 +443,24 @@ def test_a_stopped_job_leaves_nothing_half_written(
     assert not any(Path(f"/proc/{worker}").exists() for worker in ids)
 
 
+@pytest.mark.timeout(120)  # reading the line below waits for ever if it does not come
+def test_a_second_ctrl_c_does_not_wait_for_the_workers(tmp_path: Path) -> None:
+    job = start_job(tmp_path)
+    wait_for_shards(job, tmp_path, 3)
+    ids = worker_ids(job)
+    assert len(ids) == 2
+    for worker in ids:
+        os.kill(worker, signal.SIGSTOP)  # so that none of them ends by itself
+    os.kill(job.pid, signal.SIGINT)
+    assert job.stderr is not None
+    assert "stopping after the samples at hand; Ctrl-C again stops at once\n" in job.stderr
+    os.kill(job.pid, signal.SIGINT)
+    _, error = job.communicate(timeout=20)
+    assert job.returncode == 130
+    assert [line[:9] for line in error.splitlines()] == ["stopped: "]
+    assert not any(Path(f"/proc/{worker}").exists() for worker in ids)
+
+
 def test_a_killed_worker_ends_the_job_with_one_line(tmp_path: Path) -> None:
     job = start_job(tmp_path)
     wait_for_shards(job, tmp_path, 1)
@@ -313,6 +469,30 @@ def test_a_killed_worker_ends_the_job_with_one_line(tmp_path: Path) -> None:
     assert job.returncode == 1
     assert error.splitlines()[-1].startswith("error: a worker process died")
     assert "Traceback" not in error
+
+
+def test_a_worker_that_is_killed_while_idle_ends_the_job_too(
+    tmp_path: Path, records: list[dict[str, Any]]
+) -> None:
+    """It waits for work inside a lock, which the other one then waits for."""
+    lines = [{**r, "key": f"{n}-{r['coco_id']}"} for n in range(40) for r in records]
+    manifest = write_jsonl(tmp_path / "source", lines, {})
+    folder = tmp_path / "shards"
+    job = start_job(folder, 2, manifest, len(lines) - 1)
+    wait_for_shards(job, folder, 1)  # the one of a single photo
+    workers = [psutil.Process(worker) for worker in worker_ids(job)]
+    before = [worker.cpu_times().user for worker in workers]
+    time.sleep(1)
+    idle, busy = sorted(
+        zip(workers, before, strict=True), key=lambda item: item[0].cpu_times().user - item[1]
+    )
+    assert busy[0].cpu_times().user > busy[1]
+    assert not (folder / "00000.marker.json").exists()
+    idle[0].kill()
+    _, error = job.communicate(timeout=60)
+    assert job.returncode == 1
+    assert error.splitlines()[-1].startswith("error: a worker process died")
+    assert not busy[0].is_running()
 
 
 def test_building_loads_no_torch(tmp_path: Path, photo: bytes) -> None:
@@ -328,12 +508,6 @@ assert "torch" not in sys.modules
 """
     arguments = [sys.executable, "-c", code, str(path), str(tmp_path / "out")]
     subprocess.run(arguments, check=True)
-
-
-def test_storage_sees_what_other_processes_wrote(tmp_path: Path) -> None:
-    assert storage.list_sizes(str(tmp_path), ".tar") == {}
-    subprocess.run(["touch", str(tmp_path / "a.tar")], check=True)
-    assert storage.list_sizes(str(tmp_path), ".tar") == {"a.tar": 0}
 
 
 def test_markers_are_json_that_others_can_read(built: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from hnpretrain.shards import storage, tar
 from hnpretrain.shards.index import Index, read_index, write_index
@@ -54,6 +55,29 @@ def test_a_broken_header_in_mid_archive_is_no_end() -> None:
     data[len(encode_sample(sample("a"))) + 5] ^= 0xFF
     with pytest.raises(ValueError, match="broken header"):
         list(iterate_samples(io.BytesIO(data)))
+
+
+def test_data_behind_the_archive_s_end_is_told() -> None:
+    """As `cat a.tar b.tar` leaves it, or a header that became zeros."""
+    first, second = encode_sample(sample("a")), encode_sample(sample("b"))
+    assert len(list(iterate_samples(io.BytesIO(first + bytes(50_000)), whole=True))) == 1
+    for data, position in (
+        (first + END_OF_ARCHIVE + second + END_OF_ARCHIVE, len(first) + len(END_OF_ARCHIVE)),
+        (first + bytes(512) + second[512:] + END_OF_ARCHIVE, len(first) + 512),
+        (first + bytes(50_000) + b"x", len(first) + 50_000),
+    ):
+        with pytest.raises(ValueError, match=f"data behind the archive's end at byte {position}$"):
+            list(iterate_samples(io.BytesIO(data), whole=True))
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_header_extensions_without_end_are_refused(kind: bytes) -> None:
+    """tarfile reads each inside the one before."""
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, 10
+    extension = info.tobuf(tarfile.GNU_FORMAT) + b"10 path=a\n".ljust(512, b"\0")
+    with pytest.raises(ValueError, match="not a whole tar"):
+        list(iterate_samples(io.BytesIO(extension * 2000 + encode_sample(sample()))))
 
 
 def test_a_repeated_member_begins_another_sample() -> None:
@@ -204,8 +228,16 @@ def test_a_header_of_digits_does_not_keep_tarfile_busy() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"samples": None}, {"samples": "1"}, {"samples": -1}, {"offsets": [5, 2]}, {"negatives": 1.5}],
-)
+    [
+        {"samples": None}, {"samples": "1"}, {"samples": -1}, {"samples": True},
+        {"offsets": [5, 2]}, {"offsets": [0, float("inf")]}, {"offsets": [0, "10"]}, {"offsets": 5},
+        {"negatives": 1.5}, {"captions_with_negatives": "x"}, {"concepts": 5},
+        {"strategies": {"replace": "x"}}, {"rejects": 5}, {"candidates_rejected": []},
+        {"rejected": 5}, {"rejected": [5]},
+        {"rejected": [{"key": 5, "reason": "x", "detail": "x"}]},
+        {"name": 5}, {"sha256": None}, {"source_fingerprint": 5}, {"unknown": 5},
+    ],
+)  # fmt: skip
 def test_a_damaged_marker_is_a_value_error(change: dict[str, Any]) -> None:
     marker = Marker("a.tar", samples=1, bytes=10, sha256="0", offsets=(0, 10))
     value = {**json.loads(marker.to_bytes()), **change}
@@ -213,11 +245,26 @@ def test_a_damaged_marker_is_a_value_error(change: dict[str, Any]) -> None:
         Marker.from_bytes(json.dumps(value).encode(), "where")
 
 
-@pytest.mark.parametrize("change", [{"samples": "1"}, {"samples": -1}, {"bytes": None}])
+@pytest.mark.parametrize(
+    "change", [{"samples": "1"}, {"samples": -1}, {"bytes": None}, {"name": 5}]
+)
 def test_a_damaged_index_is_a_value_error(change: dict[str, Any]) -> None:
     marker = Marker("a.tar", samples=1, bytes=10, sha256="0", offsets=(0, 10))
     value = json.loads(Index.of([marker]).to_bytes())
     value["shards"][0].update(change)
+    with pytest.raises(ValueError, match="where: "):
+        Index.from_bytes(json.dumps(value).encode(), "where")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shards": 5}, {"shards": [5]}, {"captions": float("inf")},
+        {"captions_with_negatives": "x"}, {"concepts": 5}, {"rejects": {"x": None}}, {"unknown": 5},
+    ],
+)  # fmt: skip
+def test_a_damaged_count_of_an_index_is_a_value_error(change: dict[str, Any]) -> None:
+    value = {**json.loads(Index.of([]).to_bytes()), **change}
     with pytest.raises(ValueError, match="where: "):
         Index.from_bytes(json.dumps(value).encode(), "where")
 
@@ -244,3 +291,20 @@ def test_a_store_out_of_reach_is_an_os_error(monkeypatch: pytest.MonkeyPatch) ->
                 talk("s3://bucket/x")
     finally:
         forget()
+
+
+def test_a_store_that_fails_while_reading_is_an_os_error() -> None:
+    class Failing(MemoryFileSystem):
+        protocol = "failing"
+
+        def _open(self, *_: object, **__: object) -> io.BytesIO:
+            class File(io.BytesIO):
+                def read(self, *_: object) -> bytes:
+                    raise RuntimeError("the connection was cut")
+
+            return File()
+
+    fsspec.register_implementation("failing", Failing, clobber=True)
+    message = "failing://x.tar: the connection was cut"
+    with pytest.raises(OSError, match=message), storage.open_read("failing://x.tar") as file:
+        file.read()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hnpretrain.shards import storage
 from hnpretrain.shards.marker import Reject
-from shard_tools.sources import SourceSample, SourceSettings, SourceShard, plan_source
+from shard_tools.sources import SourceSample, SourceSettings, SourceShard, base, plan_source
 from shard_tools.sources.base import clean_caption, clean_key
 from tests.shards.conftest import PHOTOS, img2dataset_members, write_jsonl, write_tar
 
@@ -157,6 +159,8 @@ def test_where_a_tar_s_captions_come_from(
         ({"jpg": b"X", "json": b'{"captions": ["\\ud800"]}'}, ["no_caption"]),
         ({"jpg": b"X", "json": b"{", "txt": b"a"}, ["bad_json"]),
         ({"jpg": b"X", "json": b"[]", "txt": b"a"}, ["bad_json"]),
+        ({"jpg": b"X", "json": b'{"caption": "a", "x": NaN}'}, ["bad_json"]),
+        ({"jpg": b"X", "json": b'{"caption": "a", "x": -1e999}'}, ["bad_json"]),
         ({"gif": b"X", "txt": b"a"}, ["missing_image"]),
     ],
 )
@@ -180,6 +184,79 @@ def test_a_cut_tar_gives_what_it_has_and_is_named(
     assert isinstance(sample, SourceSample)
     assert isinstance(reject, Reject)
     assert (sample.key, reject.key, reject.reason) == ("000000000", "00000.tar", "broken_tar")
+
+
+def test_a_tar_with_another_behind_it_is_named(tmp_path: Path) -> None:
+    for name in "ab":
+        write_tar(tmp_path / f"{name}.tar", [(f"{name}.jpg", b"X"), (f"{name}.txt", b"a car")])
+    both = (tmp_path / "a.tar").read_bytes() + (tmp_path / "b.tar").read_bytes()
+    (tmp_path / "both.tar").write_bytes(both)
+    items = read_all(plan_source(SourceSettings("tar", str(tmp_path / "both.tar")), 1))
+    assert [getattr(item, "reason", "") for item in items] == ["broken_tar"]
+
+
+def test_the_image_folder_is_part_of_a_manifest_s_fingerprint(
+    tmp_path: Path, records: list[dict[str, Any]]
+) -> None:
+    manifest = write_jsonl(tmp_path, [{"image": "x.jpg", "caption": "one"}], {})
+    for settings in (SourceSettings("jsonl", str(manifest)), coco(tmp_path, records)):
+        fingerprints = []
+        for folder in ("1", "2", "1"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            settings.images = str(tmp_path / folder)
+            fingerprints.append(plan_source(settings, 100)[0].fingerprint())
+        assert fingerprints[0] == fingerprints[2] != fingerprints[1]
+
+
+@pytest.mark.parametrize("name", ["0.jpg/b.jpg", "a" * 300 + ".jpg", "folder", "none.jpg"])
+def test_a_name_that_no_file_has_is_a_missing_image(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    path = write_jsonl(tmp_path, [{"image": name, "caption": "a"}], {"0.jpg": b"X"})
+    (reject,) = read_all(plan_source(SourceSettings("jsonl", str(path)), 1))
+    assert isinstance(reject, Reject)
+    assert reject.reason == "missing_image"
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files read, as they are read."""
+    names: list[str] = []
+    read = storage.read_range
+
+    def read_range(path: str, start: int, end: int) -> bytes:
+        if path.endswith(".jpg"):
+            names.append(Path(path).name)
+        return read(path, start, end)
+
+    monkeypatch.setattr(storage, "read_range", read_range)
+    return names
+
+
+@pytest.mark.parametrize("size, ahead", [(10, 16), (11, 1)])
+def test_only_small_images_are_read_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: list[str], size: int, ahead: int
+) -> None:
+    monkeypatch.setattr(base, "_MAX_BYTES_AHEAD", 10)
+    images = {f"{i:02d}.jpg": bytes(size) for i in range(40)}
+    lines = [{"image": name, "caption": "a"} for name in images]
+    path = write_jsonl(tmp_path, lines, images)
+    samples = plan_source(SourceSettings("jsonl", str(path)), 40)[0].read()
+    next(samples)
+    time.sleep(0.2)
+    assert len(reads) == ahead
+    assert all(isinstance(sample, SourceSample) for sample in samples)
+    assert sorted(reads) == sorted(images)
+
+
+def test_an_image_beyond_the_limit_is_named_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: list[str]
+) -> None:
+    monkeypatch.setattr(base, "_MAX_BYTES_AHEAD", 10)
+    monkeypatch.setattr(base, "MAX_MEMBER_BYTES", 20)
+    path = write_jsonl(tmp_path, [{"image": "x.jpg", "caption": "a"}], {"x.jpg": bytes(21)})
+    (reject,) = read_all(plan_source(SourceSettings("jsonl", str(path)), 1))
+    assert isinstance(reject, Reject)
+    assert (reject.key, reject.reason, reads) == ("x", "too_large", [])
 
 
 def test_foreign_meanings_of_objects_do_no_harm(tmp_path: Path) -> None:
