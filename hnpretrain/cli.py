@@ -19,7 +19,8 @@ from hnpretrain.eval import commands as evaluation
 from hnpretrain.train import commands as training
 from hnpretrain.worlds import commands as worlds
 
-_OTHER_RANKS_WAIT = 3.0  # seconds; torchrun looks every 0.1 s
+# Seconds: enough for rank 0 to say it and end, and for torchrun to see that.
+_OTHER_RANKS_WAIT = 15.0
 
 app = typer.Typer(
     name="hnpretrain",

@@ -28,7 +28,8 @@ def load(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] 
         cls: a dataclass; fields may be dataclasses themselves.
         path: a YAML file, or None for the defaults.
         overrides: `a.b=value` strings. Where the setting is a text, the value is taken as it
-            stands (a folder `0123` stays one), else it is read as YAML.
+            stands (a folder `0123` stays one) but for quotes around it and references to other
+            settings (`runs/${seed}`); else it is read as YAML.
 
     Raises:
         ValueError: the file is missing or not a mapping, a key is unknown (the nearest right name
@@ -118,11 +119,15 @@ def _read_override(cls: type, override: str) -> object:
 
 def _type_of(cls: type, key: str) -> Any:
     """The type of the setting that a dotted key names, or None if it names none."""
+    found: Any = cls
     for name in key.split("."):
-        if not dataclasses.is_dataclass(cls):
+        if dataclasses.is_dataclass(found):
+            found = typing.get_type_hints(found).get(name)
+        elif typing.get_origin(found) is dict:
+            found = typing.get_args(found)[1]
+        else:
             return None
-        cls = typing.get_type_hints(cls).get(name)  # type: ignore[assignment]
-    return cls
+    return found
 
 
 def _as_mapping(value: object, what: str) -> DictConfig:
@@ -140,6 +145,8 @@ def _check_keys(cls: type, layer: Mapping[Any, Any], prefix: str) -> None:
                 f"unknown key {prefix}{key}{nearest(str(key), names)} (known: {', '.join(names)})"
             )
         inner = hints[str(key)]
+        if OmegaConf.is_interpolation(layer, key) or OmegaConf.is_missing(layer, key):
+            continue  # known once all layers are there
         value = layer[key]
         if inner is str and not isinstance(value, str):
             # YAML reads 0123 as the number 83 and `no` as false.

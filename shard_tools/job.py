@@ -23,6 +23,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -359,8 +360,10 @@ def _build_in_processes(
         # multiprocessing's resource tracker before: starting that would unblock the signals.
         with _signals_kept_from_children():
             others = set(multiprocessing.active_children())
-            pending = submit(_SUBMITTED_PER_WORKER * workers)
-            processes.extend(set(multiprocessing.active_children()) - others)
+            try:
+                pending = submit(_SUBMITTED_PER_WORKER * workers)
+            finally:
+                processes.extend(set(multiprocessing.active_children()) - others)
         while pending:
             done, pending = wait(pending, _REPORT_SECONDS, FIRST_COMPLETED)
             if tally.stopped():
@@ -371,10 +374,6 @@ def _build_in_processes(
             pending |= submit(len(done))
             tell()
     except BrokenProcessPool as error:
-        # The pool now waits for its workers. One that was killed while it waited for work holds
-        # the lock of the queue for ever, and SIGTERM, which the pool sends, is blocked in them.
-        tally.stop()
-        _end(processes)
         raise ChildProcessError(
             "a worker process died (most often it is killed because memory ran out); finished "
             f"shards are kept: start the job again, with fewer than workers={workers}"
@@ -382,15 +381,24 @@ def _build_in_processes(
     finally:
         # After a signal or an error, the workers give up their shards at the next sample.
         tally.stop()
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
+        _wait_for(processes)
 
 
-def _end(processes: Sequence[BaseProcess]) -> None:
-    """Waits a little for processes to end by themselves, then kills those that have not."""
-    deadline = time.monotonic() + _GRACE_SECONDS
-    for process in processes:
-        process.join(max(0.0, deadline - time.monotonic()))
-        process.kill()
+def _wait_for(processes: Sequence[BaseProcess]) -> None:
+    """Waits until all workers have ended; once one was killed, the others for a little while only.
+
+    One that was killed while it waited for work holds the lock of the queue for ever, so that the
+    others would wait too. The pool's own remedy, SIGTERM, is blocked in them.
+    """
+    deadline = math.inf
+    while alive := [process for process in processes if process.is_alive()]:
+        if deadline == math.inf and any(process.exitcode for process in processes):
+            deadline = time.monotonic() + _GRACE_SECONDS
+        if time.monotonic() > deadline:
+            for process in alive:
+                process.kill()
+        alive[0].join(_REPORT_SECONDS)
 
 
 # A worker process's own, or why it has none: of an initializer that raises, the pool tells no more

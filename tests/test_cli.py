@@ -1,7 +1,9 @@
 """The command line as a program: help, exit status, one clear line for an error."""
 
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -71,6 +73,30 @@ def test_a_killed_rank_is_told_in_one_line(tmp_path):
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: rank 0 was ended by SIGKILL")
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_launch_is_one_line(tmp_path, stop):
+    script = tmp_path / "endless.py"
+    ready = tmp_path / "ready"
+    script.write_text(
+        "import pathlib, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+        f"pathlib.Path({str(ready)!r}).touch()\n"
+        "time.sleep(600)\n"
+    )
+    command = [sys.executable, "-m", "launch.torchrun", "--standalone", str(script)]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=clean_environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    while not ready.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(stop)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + stop
+    assert error == "stopped: the same command goes on from the last checkpoint\n"
 
 
 def test_training_as_a_module():

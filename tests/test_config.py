@@ -17,6 +17,7 @@ class Outer:
     inner: Inner = field(default_factory=Inner)
     free: dict[str, int] = field(default_factory=dict)
     folder: str = ""
+    files: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -61,6 +62,7 @@ def test_texts_are_taken_as_they_stand(text, tmp_path):
     """YAML would read numbers, truth values, comments and mappings into the names of folders."""
     loaded = config.load(Outer, None, [f"folder={text}"])
     assert loaded.folder == text
+    assert config.load(Outer, None, [f"files.a={text}"]).files == {"a": text}
     (tmp_path / "c.yaml").write_text(config.to_yaml(loaded))
     assert config.load(Outer, tmp_path / "c.yaml") == loaded
 
@@ -68,6 +70,16 @@ def test_texts_are_taken_as_they_stand(text, tmp_path):
 def test_quotes_around_a_text_are_no_part_of_it():
     assert config.load(Outer, None, ["folder='a b'"]).folder == "a b"
     assert config.load(Outer, None, ['folder=""']).folder == ""
+
+
+def test_a_text_may_refer_to_other_settings(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("folder: runs/${epochs}\ninner: {rate: '${epochs}'}\n")
+    loaded = config.load(Outer, path, ["epochs=3"])
+    assert (loaded.folder, loaded.inner.rate) == ("runs/3", 3.0)
+    assert config.load(Outer, path, ["folder=${epochs}/${inner.rate}"]).folder == "1/1.0"
+    path.write_text("folder: ???\n")
+    assert config.load(Outer, path, ["folder=x"]).folder == "x"
 
 
 def test_what_yaml_makes_of_an_unquoted_text_is_refused(tmp_path):

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hnpretrain.demo.report import Comparison, Run, write_report
+from hnpretrain.shards import storage
 from hnpretrain.worlds.pairs import CONCEPTS
 
 SCENES = 5000
@@ -102,20 +103,24 @@ def _keep_settings(path: Path, seed: int) -> None:
         "captions": CAPTIONS,
         "pairs_per_concept": PAIRS_PER_CONCEPT,
         "image_size": IMAGE_SIZE,
-        "files": {
-            file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        **{
+            file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:12]
             for file in (_RECIPE, *_LEXICONS.values())
         },
     }
     if path.is_file():
         before = json.loads(path.read_text())
-        changed = [key for key, value in made_with.items() if before.get(key) != value]
+        changed = [
+            f"{key}={before.get(key)}, not {value}"
+            for key, value in made_with.items()
+            if before.get(key) != value
+        ]
         if changed:
             raise ValueError(
-                f"{path.parent} holds a demo that was made with another {', '.join(changed)} "
-                f"({path}): give another folder, or remove it"
+                f"{path.parent} holds a demo that was made with {'; '.join(changed)}: give another "
+                f"folder, or remove it"
             )
-    path.write_text(json.dumps(made_with, indent=2) + "\n")
+    storage.write_bytes(str(path), (json.dumps(made_with, indent=2) + "\n").encode())
 
 
 def _command(*arguments: object) -> None:

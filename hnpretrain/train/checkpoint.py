@@ -20,10 +20,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.distributed as dist
 
 from hnpretrain.data.loader import Position
 from hnpretrain.models import LoadedModel
+from hnpretrain.models.build import one_line
 from hnpretrain.models.store import LATEST_NAME, latest_checkpoint, write_config
 from hnpretrain.shards import storage
 from hnpretrain.train.distributed import Place
@@ -32,15 +34,15 @@ if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
 STATE_NAME = "state.json"
-CONFIG_NAME = "config.yaml"
+RUN_CONFIG_NAME = "config.yaml"
 # What torch and DeepSpeed raise for files that are cut, damaged or missing.
 _UNREADABLE = (
     AssertionError,
     AttributeError,
     EOFError,
+    FileNotFoundError,
     IndexError,
     KeyError,
-    OSError,
     RuntimeError,
     TypeError,
     ValueError,
@@ -99,15 +101,16 @@ def readable(checkpoint: Path) -> Iterator[None]:
     """Inside, what cannot be read of a checkpoint is a ValueError that says what to do."""
     try:
         yield
+    except (torch.OutOfMemoryError, dist.DistBackendError):
+        raise  # of this moment, not of the files
     except _UNREADABLE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
         folder = checkpoint.parent
         others = {path.parent for path in folder.glob(f"step_*/{STATE_NAME}")} - {checkpoint}
         names = ", ".join(sorted(path.name for path in others))
+        another = f"Write the name of another one ({names}) into {folder / LATEST_NAME}, or train"
         raise ValueError(
-            f"checkpoint {checkpoint} cannot be read: {reason}. Write the name of another one"
-            f"{names and f' ({names})'} into {folder / LATEST_NAME}, or remove {folder} to begin "
-            "anew"
+            f"checkpoint {checkpoint} cannot be read: {one_line(error)}. "
+            f"{another if names else 'Train'} into another `output`"
         ) from error
 
 
@@ -145,7 +148,7 @@ class Checkpoints:
         dist.barrier()
         if self._place.is_main:
             write_config(model, self._folder / tag)
-            storage.write_bytes(str(self._folder / tag / CONFIG_NAME), self._config.encode())
+            storage.write_bytes(str(self._folder / tag / RUN_CONFIG_NAME), self._config.encode())
             state = {"progress": asdict(progress), "identity": self._identity}
             storage.write_bytes(str(self._folder / tag / STATE_NAME), json.dumps(state).encode())
             storage.write_bytes(str(self._folder / LATEST_NAME), tag.encode())

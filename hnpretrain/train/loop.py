@@ -25,7 +25,13 @@ from hnpretrain.models import LoadedModel, build
 from hnpretrain.shards import storage
 from hnpretrain.shards.index import Index, read_index
 from hnpretrain.shards.marker import Reject
-from hnpretrain.train.checkpoint import CONFIG_NAME, Checkpoints, Progress, find_latest, readable
+from hnpretrain.train.checkpoint import (
+    RUN_CONFIG_NAME,
+    Checkpoints,
+    Progress,
+    find_latest,
+    readable,
+)
 from hnpretrain.train.distributed import Place, process_group
 from hnpretrain.train.engine import build_engine, optimizer_step
 from hnpretrain.train.log import LOG_NAME, RunLog, console_line
@@ -110,7 +116,7 @@ def _set_up(settings: TrainSettings, place: Place) -> _Run:
     if place.is_main:
         _announce(settings, before, place, index, loader, progress)
         if progress.global_step < total_steps:  # else these settings train nothing
-            storage.write_bytes(str(folder / CONFIG_NAME), resolved.encode())
+            storage.write_bytes(str(folder / RUN_CONFIG_NAME), resolved.encode())
         log = RunLog(folder, progress.global_step)
     return _Run(
         settings=settings,
@@ -129,7 +135,7 @@ def _set_up(settings: TrainSettings, place: Place) -> _Run:
 
 def _read_config(checkpoint: Path) -> TrainSettings:
     with readable(checkpoint):
-        return config.load(TrainSettings, checkpoint / CONFIG_NAME)
+        return config.load(TrainSettings, checkpoint / RUN_CONFIG_NAME)
 
 
 def _identity(
@@ -268,12 +274,13 @@ def train_step(run: _Run, batch: Batch, rate: float) -> StepResult:
     )
     run.engine.backward(output.total)
     norm = optimizer_step(run.engine)
-    # The step's one wait for the device. Both values are global, so all ranks stop together, after
-    # a step that is never saved.
+    # Read together at the step's end, since each read waits for the device. Both values are global,
+    # so all ranks stop together, after a step that is never saved.
     loss, grad_norm, logit_scale = _read(output.total, norm, features.logit_scale)
-    for what, value in (("loss", loss), ("norm of the gradients", grad_norm)):
-        if not math.isfinite(value):
-            raise ValueError(_not_finite(what, value, run, batch))
+    if not math.isfinite(loss):
+        raise ValueError(_not_finite("loss", loss, run, batch))
+    if not 0 <= grad_norm < math.inf:  # DeepSpeed may call a norm that is none -1
+        raise ValueError(_not_finite("norm of the gradients", grad_norm, run, batch))
     return StepResult(output, logit_scale, grad_norm, rate)
 
 

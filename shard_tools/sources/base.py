@@ -168,7 +168,7 @@ def _read_image(folder: str, record: ImageRecord, most: int) -> SourceSample | R
 
 def has_appeared(reject: Reject) -> bool:
     """Whether an image that a manifest's shard missed is there by now."""
-    return reject.reason == MISSING_IMAGE and storage.exists(reject.detail.removeprefix(_NO_FILE))
+    return reject.reason == MISSING_IMAGE and storage.is_file(reject.detail.removeprefix(_NO_FILE))
 
 
 def too_large(key: str, what: str) -> Reject:

@@ -358,6 +358,12 @@ def start_job(
     return job
 
 
+def many_photos(tmp_path: Path, records: list[dict[str, Any]], times: int) -> Path:
+    """A manifest of 73 x `times` samples: enough that no machine is done when it is interrupted."""
+    lines = [{**r, "key": f"{n}-{r['coco_id']}"} for n in range(times) for r in records]
+    return write_jsonl(tmp_path / "source", lines, {})
+
+
 def _interruptible() -> None:
     # A shell starts what runs in its background with SIGINT ignored, and that is inherited.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -422,13 +428,14 @@ def three_shards(job: subprocess.Popen[str], folder: Path) -> None:
 )
 def test_a_stopped_job_leaves_nothing_half_written(
     tmp_path: Path,
+    records: list[dict[str, Any]],
     stop: signal.Signals,
     wait: Callable[[subprocess.Popen[str], Path], None],
     workers: int,
 ) -> None:
     folder = tmp_path / "shards"
     folder.mkdir()
-    job = start_job(folder, workers)
+    job = start_job(folder, workers, many_photos(tmp_path, records, 10))
     wait(job, folder)
     ids = worker_ids(job)
     assert len(ids) == (workers if workers > 1 else 0)
@@ -439,7 +446,7 @@ def test_a_stopped_job_leaves_nothing_half_written(
     assert "Traceback" not in error
     assert leftovers(folder) == []
     assert not (folder / "index.json").exists()
-    assert len(list(folder.glob("*.marker.json"))) < 73
+    assert len(list(folder.glob("*.marker.json"))) < 730
     assert not any(Path(f"/proc/{worker}").exists() for worker in ids)
 
 
@@ -475,10 +482,8 @@ def test_a_worker_that_is_killed_while_idle_ends_the_job_too(
     tmp_path: Path, records: list[dict[str, Any]]
 ) -> None:
     """It waits for work inside a lock, which the other one then waits for."""
-    lines = [{**r, "key": f"{n}-{r['coco_id']}"} for n in range(40) for r in records]
-    manifest = write_jsonl(tmp_path / "source", lines, {})
     folder = tmp_path / "shards"
-    job = start_job(folder, 2, manifest, len(lines) - 1)
+    job = start_job(folder, 2, many_photos(tmp_path, records, 40), 40 * len(records) - 1)
     wait_for_shards(job, folder, 1)  # the one of a single photo
     workers = [psutil.Process(worker) for worker in worker_ids(job)]
     before = [worker.cpu_times().user for worker in workers]
@@ -493,6 +498,26 @@ def test_a_worker_that_is_killed_while_idle_ends_the_job_too(
     assert job.returncode == 1
     assert error.splitlines()[-1].startswith("error: a worker process died")
     assert not busy[0].is_running()
+
+
+def test_a_worker_that_is_killed_while_the_job_stops_does_not_hold_it(
+    tmp_path: Path, records: list[dict[str, Any]]
+) -> None:
+    """As when Ctrl-C is pressed because memory runs out, and does."""
+    folder = tmp_path / "shards"
+    job = start_job(folder, 2, many_photos(tmp_path, records, 10))
+    wait_for_shards(job, folder, 3)
+    ids = worker_ids(job)
+    for worker in ids:  # so that neither can end before the kill
+        os.kill(worker, signal.SIGSTOP)
+    os.kill(job.pid, signal.SIGINT)
+    time.sleep(1)
+    os.kill(ids[0], signal.SIGKILL)
+    os.kill(ids[1], signal.SIGCONT)
+    _, error = job.communicate(timeout=60)
+    assert job.returncode == 130
+    assert "Traceback" not in error
+    assert not (folder / "index.json").exists()
 
 
 def test_building_loads_no_torch(tmp_path: Path, photo: bytes) -> None:

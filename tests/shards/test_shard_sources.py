@@ -242,7 +242,9 @@ def test_only_small_images_are_read_ahead(
     path = write_jsonl(tmp_path, lines, images)
     samples = plan_source(SourceSettings("jsonl", str(path)), 40)[0].read()
     next(samples)
-    time.sleep(0.2)
+    deadline = time.monotonic() + 60
+    while len(reads) < ahead and time.monotonic() < deadline:
+        time.sleep(0.002)
     assert len(reads) == ahead
     assert all(isinstance(sample, SourceSample) for sample in samples)
     assert sorted(reads) == sorted(images)

@@ -119,6 +119,25 @@ def test_a_loss_that_is_not_finite_stops_with_the_keys(tmp_path, shards, monkeyp
         train_here(recipe(tmp_path, shards), f"output={tmp_path}/run")
 
 
+@pytest.mark.parametrize("zero_stage", [0, 1, 2])
+def test_a_gradient_that_is_not_finite_stops_before_anything_is_saved(
+    tmp_path, shards, monkeypatch, zero_stage
+):
+    from hnpretrain.losses import HardNegativeContrastiveLoss
+
+    forward = HardNegativeContrastiveLoss.forward
+
+    def poisoned(self, image, *rest):
+        image.register_hook(lambda gradient: gradient * torch.inf)
+        return forward(self, image, *rest)
+
+    monkeypatch.setattr(HardNegativeContrastiveLoss, "forward", poisoned)
+    path = recipe(tmp_path, shards, zero_stage=zero_stage, checkpoint="{every: 1}")
+    with pytest.raises(ValueError, match=r"the norm of the gradients is .* at step 0"):
+        train_here(path, f"output={tmp_path}/run")
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
 def test_broken_samples_are_named_in_the_log_and_stop_the_run(tmp_path):
     from dataclasses import replace
 
