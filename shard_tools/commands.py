@@ -65,7 +65,7 @@ def build(
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    """Ends a job that is told to terminate as Ctrl-C does: at once, with nothing half-written."""
+    """Makes SIGTERM a Ctrl-C before and after shards are built; meanwhile the job handles both."""
     raise KeyboardInterrupt
 
 
