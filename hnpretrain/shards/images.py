@@ -74,11 +74,26 @@ def check_image(data: bytes, max_pixels: int) -> str:
         BadImage: says why the bytes can't be used.
     """
     with _open(data, max_pixels) as image:
-        if image.format not in _EXTENSIONS:
-            raise BadImage("unsupported_format", f"{image.format}; JPEG, PNG and WebP are stored")
+        extension = _extension(image)
         image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
         _decode(image.load)
-        return _EXTENSIONS[image.format]
+        return extension
+
+
+def check_header(data: bytes, max_pixels: int) -> str:
+    """Whether bytes begin as an image of a kind that shards hold; nothing is decoded, so that what
+    is cut short or damaged behind its header passes.
+
+    Args, result and errors are those of `check_image`.
+    """
+    with _open(data, max_pixels) as image:
+        return _extension(image)
+
+
+def _extension(image: Image.Image) -> str:
+    if image.format not in _EXTENSIONS:
+        raise BadImage("unsupported_format", f"{image.format}; JPEG, PNG and WebP are stored")
+    return _EXTENSIONS[image.format]
 
 
 def decode_image(data: bytes, max_pixels: int) -> Image.Image:

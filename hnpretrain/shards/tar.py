@@ -141,7 +141,8 @@ def iterate_samples(file: IO[bytes], whole: bool = False) -> Iterator[RawSample]
             with a zeroed header in its middle; a byte range has no end.
 
     Raises:
-        ValueError: the archive is broken or cut short.
+        ValueError: the archive is broken or cut short. The sample that was being read then is not
+            given, since it may lack members; the message names it.
     """
     sample: RawSample | None = None
     held = 0
@@ -168,7 +169,9 @@ def iterate_samples(file: IO[bytes], whole: bool = False) -> Iterator[RawSample]
                 _check_end(archive)
     # tarfile reads a header behind a header extension by recursion.
     except (tarfile.TarError, RecursionError) as error:
-        raise ValueError(f"not a whole tar: {error}") from error
+        # What follows it may have been its own members.
+        last = "" if sample is None else f"; its last sample, {sample.key!a}, is left out"
+        raise ValueError(f"not a whole tar: {error}{last}") from error
     if sample is not None:
         yield sample
 

@@ -66,7 +66,7 @@ def test_data_behind_the_archive_s_end_is_told() -> None:
         (first + bytes(512) + second[512:] + END_OF_ARCHIVE, len(first) + 512),
         (first + bytes(50_000) + b"x", len(first) + 50_000),
     ):
-        with pytest.raises(ValueError, match=f"data behind the archive's end at byte {position}$"):
+        with pytest.raises(ValueError, match=f"data behind the archive's end at byte {position};"):
             list(iterate_samples(io.BytesIO(data), whole=True))
 
 
@@ -181,6 +181,28 @@ def test_ranges_and_sizes(tmp_path: Path) -> None:
         storage.read_bytes(str(tmp_path / "none"))
 
 
+def test_patterns_find_files_and_links_to_files(tmp_path: Path) -> None:
+    for name in ("1/a.tar", "1/b.txt", "1/.c.tar", "2/a.tar", "2/deep/a.tar"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "3").symlink_to(tmp_path / "1")
+    (tmp_path / "2" / "link.tar").symlink_to(tmp_path / "1" / "a.tar")
+    (tmp_path / "2" / "nowhere.tar").symlink_to(tmp_path / "none")
+    (tmp_path / "2" / "folder.tar").mkdir()
+
+    def found(pattern: str) -> list[str]:
+        return [path.partition(f"{tmp_path}/")[2] for path in storage.find(pattern)]
+
+    both = ["1/.c.tar", "1/a.tar", "2/a.tar", "2/link.tar", "3/.c.tar", "3/a.tar"]
+    assert found(f"{tmp_path}/*/*.tar") == found(f"file://{tmp_path}/*/*.tar") == both
+    assert found(f"{tmp_path}/[12]/?.tar") == ["1/a.tar", "2/a.tar"]
+    assert found(f"{tmp_path}/*/deep/a.*") == ["2/deep/a.tar"]
+    assert found(f"{tmp_path}/none/*.tar") == found(f"{tmp_path}/1/a.tar/*") == []
+    with pytest.raises(ValueError, match=r"\*\* is not known; give each level of folders its \*"):
+        storage.find(f"{tmp_path}/**/*.tar")
+    assert storage.list_sizes(str(tmp_path / "2"), ".tar") == {"a.tar": 7, "link.tar": 7}
+
+
 def test_failed_reads_are_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"0123456789")
@@ -197,7 +219,7 @@ def test_failed_reads_are_tried_again(tmp_path: Path, monkeypatch: pytest.Monkey
     assert storage.read_bytes(str(path)) == b"0123456789"
     calls.clear()
     monkeypatch.setattr(storage, "_ATTEMPTS", 2)
-    with pytest.raises(OSError, match="2 reads at byte 0 failed: connection reset"):
+    with pytest.raises(OSError, match="reading at byte 0 failed 2 times in 0 s: connection reset"):
         storage.read_range(str(path), 0, 10)
 
 
@@ -281,6 +303,7 @@ def test_a_store_out_of_reach_is_an_os_error(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "none")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "none")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr(storage.time, "sleep", lambda _: None)
     monkeypatch.setattr(storage, "_ATTEMPTS", 1)
     forget = fsspec.get_filesystem_class("s3").clear_instance_cache
@@ -293,18 +316,16 @@ def test_a_store_out_of_reach_is_an_os_error(monkeypatch: pytest.MonkeyPatch) ->
         forget()
 
 
-def test_a_store_that_fails_while_reading_is_an_os_error() -> None:
+def test_a_store_that_fails_while_reading_is_an_os_error(monkeypatch: pytest.MonkeyPatch) -> None:
     class Failing(MemoryFileSystem):
         protocol = "failing"
 
-        def _open(self, *_: object, **__: object) -> io.BytesIO:
-            class File(io.BytesIO):
-                def read(self, *_: object) -> bytes:
-                    raise RuntimeError("the connection was cut")
+        def cat_file(self, *_: object, **__: object) -> bytes:
+            raise RuntimeError("the connection was cut")
 
-            return File()
-
+    monkeypatch.setattr(storage.time, "sleep", lambda _: None)
     fsspec.register_implementation("failing", Failing, clobber=True)
-    message = "failing://x.tar: the connection was cut"
+    fsspec.filesystem("failing").pipe_file("failing://x.tar", b"x")
+    message = "failing://x.tar: reading at byte 0 failed 5 times in 0 s: the connection was cut"
     with pytest.raises(OSError, match=message), storage.open_read("failing://x.tar") as file:
         file.read()
