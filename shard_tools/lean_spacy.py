@@ -13,9 +13,11 @@ if "torch" not in sys.modules:
     sys.modules["torch"] = None  # type: ignore[assignment]  # documented: such an import fails
     try:
         import spacy
+        from thinc.api import use_ops
     finally:
         del sys.modules["torch"]
 else:
     import spacy
+    from thinc.api import use_ops
 
-__all__ = ["spacy"]
+__all__ = ["spacy", "use_ops"]

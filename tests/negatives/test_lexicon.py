@@ -1,11 +1,14 @@
 """Lexicon files: the built-in ones hold together, users' extend or replace, bad ones are named."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from shard_tools.negatives import CaptionedSample, NegativeMaker, NegativeSettings
+from shard_tools.negatives import english
 from shard_tools.negatives.lexicon import builtin_concepts, load_lexicon
+from shard_tools.negatives.tagger import Tagger
+from tests.support.proposals import Proposer
 
 ELEVEN = "white|black|blue|red|green|yellow|brown|gray|orange|pink|purple"
 COCO = """
@@ -28,10 +31,11 @@ def _names(table: str) -> set[str]:
 
 
 def test_builtin_concepts() -> None:
-    assert builtin_concepts() == ["color", "location", "object", "size"]
+    concepts = ["action", "attribute", "color", "count", "location", "object", "size"]
+    assert builtin_concepts() == concepts
 
 
-@pytest.mark.parametrize("concept", ["color", "location", "object", "size"])
+@pytest.mark.parametrize("concept", builtin_concepts())
 def test_builtin_lexicons_exchange_something_for_every_source(concept: str) -> None:
     lexicon = load_lexicon(concept)
     for exchange in lexicon.exchanges:
@@ -45,13 +49,21 @@ def test_objects_of_coco_and_of_the_concept_world_are_known() -> None:
     known = {" ".join(words) for words in lexicon.forms}
     assert len(_names(COCO)) == 80
     assert not (_names(COCO) | _names(WORLD)) - known
-    assert all(lexicon.exchanges_of(thing) for thing in _names(WORLD))
 
 
-def test_the_eleven_basic_colors_are_drawn() -> None:
+@pytest.mark.parametrize("concept", builtin_concepts())
+def test_builtin_exchanges_go_both_ways(concept: str) -> None:
+    """Else the words that only come in would tell negatives from captions."""
+    lexicon = load_lexicon(concept)
+    for lemma, partners in lexicon.partners.items():
+        for partner in partners:
+            assert lemma in lexicon.partners[partner], f"{concept}: {lemma} -> {partner}"
+            assert lexicon.groups[lemma] == lexicon.groups[partner]
+
+
+def test_the_eleven_basic_colors_are_exchanged() -> None:
     lexicon = load_lexicon("color")
-    drawn = {target for exchange in lexicon.exchanges for target in exchange.targets}
-    assert drawn == _names(ELEVEN)
+    assert all(lexicon.partners[color] for color in _names(ELEVEN))
 
 
 @pytest.mark.parametrize(
@@ -69,6 +81,10 @@ def test_the_eleven_basic_colors_are_drawn() -> None:
         ("color", "white", "gray"),
         ("location", "next to", "near"),
         ("location", "under", "below"),
+        ("attribute", "stone", "brick"),
+        ("action", "sit", "eat"),
+        ("count", "two", "couple"),
+        ("count", "twelve", "dozen"),
     ],
 )
 def test_related_words_are_related_both_ways(concept: str, one: str, other: str) -> None:
@@ -83,28 +99,80 @@ def test_synonyms_are_forms_of_one_word() -> None:
         assert lexicon.forms[(one,)].lemma == lexicon.forms[(other,)].lemma
 
 
-def _make(tmp_path: Path, concept: str, text: str, captions: tuple[str, ...]) -> set[str]:
-    path = tmp_path / f"{concept}.yaml"
-    path.write_text(text, encoding="utf-8")
-    settings = NegativeSettings(concepts=[concept], lexicons={concept: str(path)}, per_caption=1000)
-    (made,) = NegativeMaker(settings, seed=0).make([CaptionedSample("k", captions)])
-    return {negative.text for caption in made.captions for negative in caption.negatives}
+@pytest.mark.parametrize(
+    "text, lemma, shape",
+    [
+        ("rides", "ride", "s"),
+        ("riding", "ride", "ing"),
+        ("rode", "ride", "past"),
+        ("ridden", "ride", "participle"),
+        ("sitting", "sit", "ing"),
+        ("seated", "sit", "past"),
+        ("laying", "lie", "ing"),
+        ("laid", "lie", "past"),
+        ("carries", "carry", "s"),
+        ("took off", "take off", "past"),
+    ],
+)
+def test_forms_of_verbs(text: str, lemma: str, shape: str) -> None:
+    form = load_lexicon("action").forms[tuple(text.split())]
+    assert (form.lemma, form.shape) == (lemma, shape)
 
 
-def test_a_file_replaces_the_builtin_lexicon(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text, lemma, shape, several",
+    [
+        ("dog", "dog", "one", False),
+        ("puppies", "dog", "many", True),
+        ("people", "people", "many", True),
+        ("broccoli", "broccoli", "one", True),
+        ("sheep", "sheep", "one", False),
+        ("rock chairs", "", "", False),
+    ],
+)
+def test_forms_of_nouns(text: str, lemma: str, shape: str, several: bool) -> None:
+    form = load_lexicon("object").forms.get(tuple(text.split()))
+    if not lemma:
+        assert form is None
+    else:
+        assert form is not None
+        assert (form.lemma, form.shape, form.several) == (lemma, shape, several)
+
+
+def test_mentions_are_the_longest_outside_idioms() -> None:
+    lexicon = load_lexicon("object")
+    words = english.words_of("A hot dog stand, a hot dog by a fire truck and a dog").lower
+    found = lexicon.mentions(words)
+    assert [" ".join(mention.form.words) for mention in found] == ["hot dog", "fire truck", "dog"]
+    assert [words[m.start : m.end] for m in found] == [m.form.words for m in found]
+    inside = {form.lemma for form in lexicon.forms_in(words)}
+    assert inside == {"dog", "hot dog", "truck"}
+
+
+@pytest.fixture
+def make(tmp_path: Path, tagger: Tagger) -> Callable[..., set[str]]:
+    """Writes a lexicon file, and makes all negatives of some captions' first by it."""
+
+    def make(concept: str, text: str, *captions: str) -> set[str]:
+        path = tmp_path / f"{concept}.yaml"
+        path.write_text(text, encoding="utf-8")
+        return Proposer([load_lexicon(concept, str(path))], tagger)(*captions).texts
+
+    return make
+
+
+def test_a_file_replaces_the_builtin_lexicon(make: Callable[..., set[str]]) -> None:
     text = """
 concept: object
 role: noun
 words: [car, {lemma: ox, plural: oxen}]
 exchanges: [{among: [car, ox]}]
 """
-    assert _make(tmp_path, "object", text, ("A car beside two dogs.",)) == {
-        "An ox beside two dogs."
-    }
-    assert _make(tmp_path, "object", text, ("Two oxen on a hill.",)) == {"Two cars on a hill."}
+    assert make("object", text, "A car beside two dogs.") == {"An ox beside two dogs."}
+    assert make("object", text, "Two oxen on a hill.") == {"Two cars on a hill."}
 
 
-def test_a_file_extends_the_builtin_lexicon(tmp_path: Path) -> None:
+def test_a_file_extends_the_builtin_lexicon(make: Callable[..., set[str]]) -> None:
     text = """
 concept: color
 extends: builtin
@@ -112,21 +180,20 @@ words: [{lemma: chartreuse, near: [green, yellow]}]
 exchanges:
   - {from: [chartreuse], to: [black, green]}
 """
-    made = _make(tmp_path, "color", text, ("A chartreuse car and a red bus.",))
+    made = make("color", text, "A chartreuse car and a red bus.")
     assert "A black car and a red bus." in made
     assert "A green car and a red bus." not in made  # near
     assert "A chartreuse car and a blue bus." in made  # the built-in exchanges still hold
 
 
-def test_a_file_brings_a_new_concept(tmp_path: Path) -> None:
+def test_a_file_brings_a_new_concept(make: Callable[..., set[str]]) -> None:
     text = """
-concept: attribute
+concept: season
 role: adjective
-words: [wet, dry]
-exchanges: [{between: [[wet], [dry]]}]
+words: [wintry, autumnal]
+exchanges: [{between: [[wintry], [autumnal]]}]
 """
-    made = _make(tmp_path, "attribute", text, ("A wet dog.", "A dog."))
-    assert made == {"A dry dog."}
+    assert make("season", text, "A wintry scene.", "A dog.") == {"An autumnal scene."}
 
 
 BAD = {
@@ -134,7 +201,7 @@ BAD = {
     "a list": ("- red", "must be a mapping"),
     "another concept": ("concept: size\nrole: adjective", "'size', but it was given as 'color'"),
     "no role": ("concept: color\nwords: [red]", "role: None"),
-    "unknown role": ("concept: color\nrole: verb", "role: 'verb'"),
+    "unknown role": ("concept: color\nrole: adverb", "role: 'adverb'"),
     "unknown section": ("concept: color\nrole: adjective\nexchange: []", "mean 'exchanges'"),
     "unknown base": ("concept: color\nextends: mine", "extends: 'mine'"),
     "words no list": ("concept: color\nrole: adjective\nwords: red", "words: must be a list"),

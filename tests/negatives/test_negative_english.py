@@ -1,4 +1,4 @@
-"""Plurals, articles and case."""
+"""Plurals, verb forms, stems, articles and case."""
 
 import pytest
 
@@ -71,3 +71,81 @@ def test_not_all_caps(text: str) -> None:
 def test_lowering_keeps_every_character_in_place() -> None:
     text = "\u0130STANBUL \u1e9e GRO\u00df"  # the first letter lowers to two characters
     assert len(english.lowered(text)) == len(text)
+
+
+@pytest.mark.parametrize(
+    "verb, shape, form",
+    [
+        ("ride", "base", "ride"),
+        ("ride", "s", "rides"),
+        ("ride", "ing", "riding"),
+        ("like", "past", "liked"),
+        ("sit", "ing", "sitting"),
+        ("stand", "ing", "standing"),
+        ("lie", "ing", "lying"),
+        ("see", "ing", "seeing"),
+        ("carry", "s", "carries"),
+        ("carry", "ing", "carrying"),
+        ("carry", "past", "carried"),
+        ("play", "past", "played"),
+        ("watch", "s", "watches"),
+        ("pet", "past", "petted"),
+        ("fix", "past", "fixed"),
+        ("look", "past", "looked"),
+        ("chew", "ing", "chewing"),
+    ],
+)
+def test_verb_forms(verb: str, shape: str, form: str) -> None:
+    assert english.verb_form(verb, shape) == form
+
+
+@pytest.mark.parametrize(
+    "form, lemma",
+    [
+        ("dogs", "dog"),
+        ("boxes", "box"),
+        ("horses", "horse"),
+        ("cities", "city"),
+        ("riding", "ride"),
+        ("sitting", "sit"),
+        ("carried", "carry"),
+        ("parked", "park"),
+        ("liked", "like"),
+        ("bigger", "big"),
+        ("largest", "large"),
+        ("dog", "dog"),
+    ],
+)
+def test_stems_hold_the_lemma(form: str, lemma: str) -> None:
+    assert lemma in english.stems(form)
+
+
+def test_short_words_are_no_forms() -> None:
+    assert english.stems("bus") == {"bus"}
+    assert english.stems("bed") == {"bed"}
+    assert english.stems("ring") == {"ring"}
+    assert english.stems("") == {""}
+
+
+@pytest.mark.parametrize(
+    "before, word, expected",
+    [
+        ("There is a ", "apple", "There is an "),
+        ("There is an ", "cup", "There is a "),
+        ("An ", "cup", "A "),
+        ("A ", "apple", "An "),
+        ("a  ", "apple", "an  "),
+        ("the ", "apple", "the "),
+        ("", "apple", ""),
+        ("banana ", "apple", "banana "),
+        ("a big ", "apple", "a big "),
+    ],
+)
+def test_the_article_before_a_word(before: str, word: str, expected: str) -> None:
+    assert english.with_article(before, word, False) == expected
+
+
+def test_an_article_in_capitals_stays_so() -> None:
+    assert english.with_article("AN ", "CUP", True) == "A "
+    assert english.with_article("A ", "APPLE", True) == "AN "
+    assert english.with_article("IT IS AN ", "Cup", False) == "IT IS A "

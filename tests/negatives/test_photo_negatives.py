@@ -2,26 +2,19 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
 from hnpretrain.shards.schema import Caption, Negative
-from shard_tools.negatives import CaptionedSample, MadeNegatives, NegativeMaker
-
-ROOT = Path(__file__).parents[2]
+from shard_tools.negatives import CaptionedSample, FrequencyTable, MadeNegatives
+from shard_tools.negatives.captions import CaptionText, SampleText
+from shard_tools.negatives.lexicon import load_lexicon
+from tests.negatives import photo_list
 
 
 @pytest.fixture(scope="module")
-def made(maker: NegativeMaker) -> list[tuple[CaptionedSample, MadeNegatives]]:
-    lines = (ROOT / "tests/assets/coco_ccby/data.jsonl").read_text("utf-8").splitlines()
-    samples = []
-    for line in lines:
-        record = json.loads(line)
-        categories = tuple(sorted({one["category"] for one in record["instances"]}))
-        key = f"{record['coco_id']:012d}"
-        samples.append(CaptionedSample(key, tuple(record["captions"]), categories))
-    return list(zip(samples, maker.make(samples), strict=True))
+def made(coco_table: FrequencyTable) -> list[tuple[CaptionedSample, MadeNegatives]]:
+    return photo_list.make(coco_table)
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +32,14 @@ def negatives(
 def test_most_captions_have_some(made: list[tuple[CaptionedSample, MadeNegatives]]) -> None:
     captions = [caption for _, result in made for caption in result.captions]
     assert len(captions) == 365
-    assert sum(bool(caption.negatives) for caption in captions) >= 0.85 * len(captions)
+    assert sum(bool(caption.negatives) for caption in captions) >= 0.65 * len(captions)
 
 
 def test_every_concept_occurs(
     negatives: list[tuple[CaptionedSample, Caption, Negative]],
 ) -> None:
     concepts = {negative.concept for _, _, negative in negatives}
-    assert concepts == {"object", "color", "size", "location"}
+    assert concepts == set(photo_list.CONCEPTS)
 
 
 def test_the_edit_gives_the_text(
@@ -82,16 +75,38 @@ def test_no_target_is_mentioned_or_annotated(
     negatives: list[tuple[CaptionedSample, Caption, Negative]],
 ) -> None:
     for sample, _, negative in negatives:
+        if negative.concept == "location":
+            continue
         everything = " ".join(sample.captions).lower()
         word = re.escape(negative.target.lower())
         assert not re.search(rf"\b{word}\b", everything), (negative, sample.captions)
         assert negative.target.lower() not in sample.objects
 
 
+def test_no_place_is_told_elsewhere_of_the_same_thing(
+    negatives: list[tuple[CaptionedSample, Caption, Negative]],
+) -> None:
+    lexicon = load_lexicon("location")
+    places = 0
+    for sample, _, negative in negatives:
+        if negative.concept == "location":
+            told = SampleText.of(sample.captions).mentioned(lexicon).governed
+            start = negative.text.index(negative.target, max(0, negative.span[0] - 1))
+            changed = CaptionText(negative.text)
+            (mention,) = [
+                each
+                for each in changed.mentions(lexicon)
+                if changed.words.starts[each.start] == start
+            ]
+            assert (mention.form.lemma, changed.governed(mention.end)) not in told
+            places += 1
+    assert places > 30
+
+
 def test_articles_agree(negatives: list[tuple[CaptionedSample, Caption, Negative]]) -> None:
     for _, caption, negative in negatives:
         word = re.escape(negative.target)
-        assert not re.search(rf"\ba\s+(?=[aeiou]){word}", negative.text, re.IGNORECASE)
+        assert not re.search(rf"\ba\s+(?=[aeiou])(?!ewe|urin){word}", negative.text, re.IGNORECASE)
         wrong_an = re.search(rf"\ban\s+(?=[^aeiou]){word}", negative.text, re.IGNORECASE)
         assert not wrong_an, (caption.text, negative.text)
 
@@ -105,13 +120,8 @@ def test_case_is_kept(negatives: list[tuple[CaptionedSample, Caption, Negative]]
 
 
 def test_the_list_that_was_read_is_the_one_that_is_made(
-    negatives: list[tuple[CaptionedSample, Caption, Negative]],
+    made: list[tuple[CaptionedSample, MadeNegatives]],
 ) -> None:
     """docs/photo-negatives.jsonl was judged; a change of rules must be read anew, not slip by."""
-    listed = [
-        (record["caption"], record["negative"], record["concept"], record["from"], record["to"])
-        for record in map(
-            json.loads, (ROOT / "docs/photo-negatives.jsonl").read_text("utf-8").splitlines()
-        )
-    ]
-    assert [(c.text, n.text, n.concept, n.source, n.target) for _, c, n in negatives] == listed
+    lines = photo_list.LIST.read_text("utf-8").splitlines()
+    assert list(photo_list.records(made)) == [json.loads(line) for line in lines]
