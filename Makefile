@@ -16,7 +16,9 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED)
 	$(BIN)/hnpretrain demo demo
 
+# The tests of pages look at them in a browser; this finds one, or installs it where it may.
 test: $(INSTALLED)
+	$(BIN)/python -m tests.support.browser
 	$(BIN)/python -m pytest
 
 lint: $(INSTALLED)
@@ -24,6 +26,8 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Proofs that are too long for `make test`: the demo's table over three seeds.
+# Proofs that are too long for `make test`: builds that are killed a hundred times; the demo's table
+# over three seeds.
 prove: $(INSTALLED)
+	$(BIN)/python -m tests.prove.kills
 	$(BIN)/python -m tests.prove.demo_seeds prove

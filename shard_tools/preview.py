@@ -1,4 +1,4 @@
-"""Shows samples of a built data set: captions, and negatives with the changed words marked."""
+"""Draws samples of a built data set, and shows them on the terminal: the changed words marked."""
 
 from __future__ import annotations
 
@@ -11,31 +11,41 @@ from rich.console import Console
 from rich.text import Text
 
 from hnpretrain.shards import storage
+from hnpretrain.shards.index import Index
+from hnpretrain.shards.marker import read_marker
 from hnpretrain.shards.schema import Caption, Negative, Sample
 from hnpretrain.shards.tar import decode_sample
-from shard_tools.summary import read_markers
+from shard_tools.edits import changed_pieces
 
 
-def draw_samples(folder: str, count: int, seed: int) -> Iterator[tuple[str, Sample]]:
+def draw_samples(folder: str, index: Index, count: int, seed: int) -> Iterator[tuple[str, Sample]]:
     """Samples drawn evenly, without repeats, from all finished shards of a folder.
 
+    Args:
+        folder: a folder or URL of shards.
+        index: its index, or the sum of its markers.
+        count: how many; all, if there are fewer.
+        seed: of the draw.
+
     Yields:
-        (shard name, sample), in the order of shards and keys; all samples if there are fewer.
+        (shard name, sample), in the order of shards and keys.
 
     Raises:
-        ValueError: no finished shard, or a sample that is not of format 1.
+        ValueError: a sample that is not of format 1.
     """
-    markers = read_markers(folder)
-    ends = list(accumulate(marker.samples for marker in markers))
-    drawn = random.Random(seed).sample(range(ends[-1]), min(count, ends[-1]))
+    ends = list(accumulate(shard.samples for shard in index.shards))
+    drawn = random.Random(seed).sample(range(index.samples), min(count, index.samples))
+    marker = None
     for place in sorted(drawn):
         number = bisect_right(ends, place)
-        marker = markers[number]
-        inside = place - (ends[number] - marker.samples)
+        shard = index.shards[number]
+        if marker is None or marker.name != shard.name:
+            marker = read_marker(folder, shard.name)
+        inside = place - (ends[number] - shard.samples)
         data = storage.read_range(
-            storage.join(folder, marker.name), marker.offsets[inside], marker.offsets[inside + 1]
+            storage.join(folder, shard.name), marker.offsets[inside], marker.offsets[inside + 1]
         )
-        yield marker.name, decode_sample(data).sample()
+        yield shard.name, decode_sample(data).sample()
 
 
 def print_sample(console: Console, shard: str, sample: Sample) -> None:
@@ -51,28 +61,23 @@ def print_sample(console: Console, shard: str, sample: Sample) -> None:
 
 
 def _positive(caption: Caption) -> Text:
-    text = Text(caption.text)
+    text = Text(_printable(caption.text))
     for negative in caption.negatives:
-        text.stylize("green", *negative.span)
+        for start, end in changed_pieces(caption.text, negative)[0]:
+            text.stylize("green", start, end)
     return text
 
 
 def _changed(caption: Caption, negative: Negative) -> Text:
-    """The negative; what differs from the positive stands in brackets, and in red."""
-    start = _common(caption.text, negative.text)
-    rest = min(len(caption.text), len(negative.text)) - start
-    end = len(negative.text) - min(rest, _common(caption.text[::-1], negative.text[::-1]))
-    # Whole words: "red" and "green" share letters that are no part of what stayed.
-    while start > 0 and negative.text[start - 1].isalnum():
-        start -= 1
-    while end < len(negative.text) and negative.text[end].isalnum():
-        end += 1
-    text = Text(negative.text[:start])
-    text.append("[" + negative.text[start:end] + "]", style="red")
-    return text.append(negative.text[end:])
+    """The negative; what is new in it stands in brackets, and in red."""
+    words = _printable(negative.text)
+    text, place = Text(), 0
+    for start, end in changed_pieces(caption.text, negative)[1]:
+        text.append(words[place:start]).append(f"[{words[start:end]}]", style="red")
+        place = end
+    return text.append(words[place:])
 
 
-def _common(first: str, second: str) -> int:
-    """Length of the longest common prefix."""
-    pairs = zip(first, second, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+def _printable(text: str) -> str:
+    """Every character in its place, but for those that would command the terminal."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)

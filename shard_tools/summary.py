@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from hnpretrain.shards import storage
 from hnpretrain.shards.index import INDEX_NAME, Index, read_index
 from hnpretrain.shards.marker import Marker, read_marker
+from shard_tools.text_stats import NEGATIVES, SEEN, TextStats, lengths
+
+# Rows of the tables of words.
+_WORDS_SHOWN = 8
 
 
-def read_markers(folder: str) -> list[Marker]:
-    """The markers in a folder, in the order of the shards' names.
+def read_counts(folder: str) -> tuple[Index, bool]:
+    """A data set's index, and whether it is finished; else the sum of the markers so far.
+
+    Raises:
+        ValueError: there is no such folder, no marker in it, or a broken one.
+    """
+    if storage.exists(storage.join(folder, INDEX_NAME)):
+        return read_index(folder), True
+    return sum_markers(folder), False
+
+
+def sum_markers(folder: str) -> Index:
+    """The index that the markers in a folder add up to.
 
     Raises:
         ValueError: there is no such folder, no marker in it, or a broken one.
@@ -24,14 +41,14 @@ def read_markers(folder: str) -> list[Marker]:
         raise ValueError(f"{folder!r} is not a folder") from error
     if not names:
         raise ValueError(f"{folder!r} holds no finished shard (no .marker.json)")
-    return [read_marker(folder, name.removesuffix(".marker.json") + ".tar") for name in names]
+    return Index.of(_essentials(folder, names))
 
 
-def read_counts(folder: str) -> tuple[Index, bool]:
-    """A data set's index, and whether it is finished; else the sum of the markers so far."""
-    if storage.exists(storage.join(folder, INDEX_NAME)):
-        return read_index(folder), True
-    return Index.of(read_markers(folder)), False
+def _essentials(folder: str, names: list[str]) -> Iterator[Marker]:
+    """Markers without the lists that make them large: there may be 40,000 of 10,000 samples."""
+    for name in names:
+        marker = read_marker(folder, name.removesuffix(".marker.json") + ".tar")
+        yield dataclasses.replace(marker, offsets=(), rejected=())
 
 
 def print_summary(console: Console, index: Index) -> None:
@@ -62,9 +79,80 @@ def _print_counts(console: Console, title: str, counts: Mapping[str, int], total
         return
     table = Table(title, "count", "share")
     for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        table.add_row(name, f"{count:,}", f"{count / max(total, 1):.1%}")
+        table.add_row(escape(name), f"{count:,}", f"{count / max(total, 1):.1%}")
     console.print(table)
 
 
 def _share(part: int, whole: int) -> str:
     return f"{part:,} ({part / max(whole, 1):.1%})"
+
+
+def print_text_stats(console: Console, stats: TextStats) -> None:
+    """Prints what `TextStats` holds: concepts, coverage, lengths, repeats, then words."""
+    read = f"read: {stats.shards:,} shards, {stats.samples:,} samples"
+    if stats.unreadable:
+        read += f"; {stats.unreadable:,} samples cannot be read, `shard verify` names all"
+    _say(console, read)
+    for line in stats.unreadable_named:
+        _say(console, f"  {line}")
+
+    strategies = sorted({strategy for _, strategy in stats.pairs})
+    concepts = sorted({concept for concept, _ in stats.pairs})
+    table = Table("negatives", *map(escape, strategies))
+    for concept in concepts:
+        table.add_row(escape(concept), *(f"{stats.pairs[concept, name]:,}" for name in strategies))
+    console.print(table)
+
+    table = Table("captions with this many negatives", *NEGATIVES)
+    for name, row in stats.coverage_rows():
+        table.add_row(escape(name), *(f"{count / max(stats.captions, 1):.1%}" for count in row))
+    console.print(table)
+
+    table = Table("length in words", "mean", "50%", "90%", "99%")
+    for name, counts in (("captions", stats.caption_words), ("negatives", stats.negative_words)):
+        mean, *percentiles = lengths(counts).values()
+        table.add_row(name, f"{mean:.1f}", *(f"{length:.0f}" for length in percentiles))
+    console.print(table)
+
+    shares = stats.repeats.shares()
+    looked_at = shares.pop("share_of_texts_looked_at")
+    exact = "exact" if looked_at == 1 else f"estimated from {looked_at:.3%} of the texts"
+    table = Table(f"repeats ({exact})", "share")
+    for name, share in shares.items():
+        table.add_row(name.replace("_", " "), f"{share:.2%}")
+    console.print(table)
+    for concept in concepts:
+        _print_words(console, stats, concept)
+
+
+def _print_words(console: Console, stats: TextStats, concept: str) -> None:
+    words = stats.words(concept)
+    if not words:
+        return
+    guess = stats.guess(concept)
+    title = f"{escape(concept)}: "
+    if guess is None:
+        title += f"no word was exchanged {SEEN} times"
+    else:
+        title += f"the changed word alone tells a negative from its caption in {guess:.1%}"
+    table = Table("word", "left", "entered", "entered of both", "most frequent exchanges from it")
+    table.title, table.title_justify = title, "left"
+    to: dict[str, list[tuple[int, str]]] = {}
+    for (of, left, entered), count in stats.exchanges.items():
+        if of == concept:
+            to.setdefault(left, []).append((-count, entered))
+    for word, (times_left, times_entered) in list(words.items())[:_WORDS_SHOWN]:
+        most = ", ".join(
+            f"{_word(name)} {-count:,}" for count, name in sorted(to.get(word, []))[:3]
+        )
+        share = f"{times_entered / (times_left + times_entered):.0%}"
+        table.add_row(_word(word), f"{times_left:,}", f"{times_entered:,}", share, most)
+    console.print(table)
+
+
+def _word(word: str) -> str:
+    return escape(word) if word else "(nothing)"
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -1,34 +1,62 @@
-"""Checks a built data set against its markers and index, byte by byte."""
+"""Checks a built data set: bytes against markers and index, and every rule that texts can break.
+
+1. Each shard is read once, front to back, beside its marker: size, offsets, hash, end.
+2. Each sample must be of format 1, in the order of the keys. Of its image the header is checked,
+   or with `deep` all of it, by decoding it once: the larger the images, the longer that takes.
+3. Each negative must be the edit that it says it is (`edits.locate`), agree with its article, and
+   be neither a caption of its image nor another negative of its caption, in words.
+4. The counts must be those in the marker, and the markers' sum the index.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import multiprocessing
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import pairwise
 
 from hnpretrain.shards import storage
-from hnpretrain.shards.images import BadImage, check_image
+from hnpretrain.shards.images import BadImage, check_header, check_image
 from hnpretrain.shards.index import INDEX_NAME, Index, read_index
-from hnpretrain.shards.marker import Marker, marker_name, read_marker
-from hnpretrain.shards.schema import Caption, Sample
-from hnpretrain.shards.tar import END_OF_ARCHIVE, decode_sample
+from hnpretrain.shards.marker import CAPTION_COUNTS, Marker, marker_name, read_marker
+from hnpretrain.shards.schema import Caption, Negative, Sample
+from hnpretrain.shards.tar import END_OF_ARCHIVE, RawSample, decode_sample
+from shard_tools.edits import Edit, locate, short
+from shard_tools.negatives import english
+from shard_tools.parallel import Progress, each_shard
+from shard_tools.summary import sum_markers
+
+# The words of docs/architecture.md; a lexicon of the user's may add concepts, which the marker has.
+CONCEPTS = frozenset(
+    "object color size location attribute relation action count order negation".split()  # noqa: SIM905
+)
+STRATEGIES = frozenset("replace swap fill wordnet shuffle negate".split())  # noqa: SIM905
+
+# Problems of one shard that are listed; the others are counted.
+_LISTED = 20
 
 
-def verify(folder: str, max_pixels: int, workers: int) -> Iterator[str]:
+def verify(
+    folder: str,
+    max_pixels: int,
+    workers: int,
+    deep: bool = False,
+    progress: Progress | None = None,
+) -> Iterator[str]:
     """Checks every shard, its marker and the index.
 
     Args:
         folder: a folder or URL of shards.
         max_pixels: as in the build.
         workers: processes.
+        deep: decode every image; else its header must do.
+        progress: is called with the number of shards done and that of all.
 
     Yields:
-        one line a problem, as they are found; none if all is well.
+        one line a problem, as they are found, at most 20 a shard and then how many more; none if
+        all is well.
 
     Raises:
         ValueError: there is no such folder, or no shard in it.
@@ -44,29 +72,36 @@ def verify(folder: str, max_pixels: int, workers: int) -> Iterator[str]:
         raise ValueError(f"{folder!r} holds no shard (no .tar)")
     for marker in sorted(found - expected):
         yield f"{marker}: its shard is missing"
-    check = partial(check_shard, folder, max_pixels=max_pixels)
-    if workers == 1:
-        for tar in tars:
-            yield from check(tar)
-    else:
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-            for problems in pool.map(check, tars):
-                yield from problems
+    check = partial(check_shard, folder, max_pixels=max_pixels, deep=deep)
+    for problems in each_shard(check, tars, workers, progress):
+        yield from problems
     yield from _check_index(folder)
 
 
-def check_shard(folder: str, name: str, max_pixels: int) -> list[str]:
-    """The problems of one shard."""
+def check_shard(folder: str, name: str, max_pixels: int, deep: bool) -> list[str]:
+    """The problems of one shard: the first 20, and how many there are more."""
     try:
         marker = read_marker(folder, name)
     except FileNotFoundError:
         return [f"{name}: no marker, so it is unfinished; start the build again"]
     except ValueError as error:
         return [f"{name}: {error}"]
-    return [f"{name}: {problem}" for problem in _check_content(folder, name, marker, max_pixels)]
+    listed: list[str] = []
+    more = 0
+    try:
+        for problem in _check_content(folder, name, marker, max_pixels, deep):
+            if len(listed) < _LISTED:
+                listed.append(f"{name}: {problem}")
+            else:
+                more += 1
+    except OSError as error:
+        listed.append(f"{name}: cannot be read: {error}")
+    return [*listed, f"{name}: and {more} more"] if more else listed
 
 
-def _check_content(folder: str, name: str, marker: Marker, max_pixels: int) -> Iterator[str]:
+def _check_content(
+    folder: str, name: str, marker: Marker, max_pixels: int, deep: bool
+) -> Iterator[str]:
     path = storage.join(folder, name)
     size = storage.size(path)
     if marker.name != name:
@@ -82,80 +117,127 @@ def _check_content(folder: str, name: str, marker: Marker, max_pixels: int) -> I
         return
 
     digest = hashlib.sha256()
-    samples: list[Sample] = []
+    counts = _Counts()
     previous = ""
     with storage.open_read(path) as file:
         for number, (start, stop) in enumerate(pairwise(offsets)):
             data = file.read(stop - start)
             digest.update(data)
             try:
-                sample = decode_sample(data).sample()
+                raw = decode_sample(data)
+                sample = raw.sample()
             except ValueError as error:
                 yield f"sample {number} (byte {start}): {error}"
                 continue
-            for problem in _check_sample(sample, data, max_pixels):
+            for problem in _check_sample(sample, raw, marker, max_pixels, deep):
                 yield f"sample {sample.key}: {problem}"
             if sample.key <= previous:
                 yield f"sample {sample.key}: stands behind {previous}; keys must be in order"
             previous = sample.key
-            samples.append(dataclasses.replace(sample, image=b""))  # only counted from here on
+            counts.add(sample)
         tail = file.read()
     digest.update(tail)
     if tail != END_OF_ARCHIVE:
         yield "does not end with an archive's two blocks of zeros"
     if digest.hexdigest() != marker.sha256:
         yield f"sha256 {digest.hexdigest()}, {marker.sha256} in its marker"
-    if len(samples) == marker.samples:
-        yield from _check_counts([c for sample in samples for c in sample.captions], marker)
+    if counts.samples == marker.samples:
+        yield from counts.compare(marker)
 
 
-def _check_sample(sample: Sample, data: bytes, max_pixels: int) -> Iterator[str]:
+def _check_sample(
+    sample: Sample, raw: RawSample, marker: Marker, max_pixels: int, deep: bool
+) -> Iterator[str]:
+    check = check_image if deep else check_header
     try:
-        extension = check_image(sample.image, max_pixels)
+        extension = check(sample.image, max_pixels)
         if extension != sample.extension.replace("jpeg", "jpg"):
             yield f"a {extension} image under the name .{sample.extension}"
     except BadImage as error:
         yield str(error)
-    text = decode_sample(data).members.get("txt")
-    if text != sample.captions[0].text.encode():
+    if raw.members.get("txt") != sample.captions[0].text.encode():
         yield "its .txt is not its first caption"
+    positives = {english.plain(caption.text) for caption in sample.captions}
     for caption in sample.captions:
+        own = english.plain(caption.text)
+        seen: set[str] = set()
         for negative in caption.negatives:
-            start, end = negative.span
-            if not 0 <= start < end <= len(caption.text):
-                yield f"span {[start, end]} lies outside {caption.text!r}"
-            elif caption.text[start:end] != negative.source:
-                yield f"span {[start, end]} of {caption.text!r} is not {negative.source!r}"
-            if negative.text == caption.text:
-                yield f"a negative equals its caption {caption.text!r}"
+            yield from _check_edit(caption, negative)
+            words = english.plain(negative.text)
+            if words == own:
+                yield f"a negative equals its caption {short(caption.text)}"
+            elif words in positives:
+                yield f"the negative {short(negative.text)} equals another caption of the image"
+            elif words in seen:
+                yield f"the negative {short(negative.text)} comes twice"
+            seen.add(words)
+            if negative.concept not in CONCEPTS and negative.concept not in marker.concepts:
+                yield f"unknown concept {short(negative.concept)}"
+            if negative.strategy not in STRATEGIES and negative.strategy not in marker.strategies:
+                yield f"unknown strategy {short(negative.strategy)}"
 
 
-def _check_counts(captions: list[Caption], marker: Marker) -> Iterator[str]:
-    negatives = [negative for caption in captions for negative in caption.negatives]
-    counted = {
-        "captions": len(captions),
-        "captions_with_negatives": sum(bool(caption.negatives) for caption in captions),
-        "negatives": len(negatives),
-        "max_negatives": max((len(caption.negatives) for caption in captions), default=0),
-        "concepts": dict(Counter(negative.concept for negative in negatives)),
-        "strategies": dict(Counter(negative.strategy for negative in negatives)),
-    }
-    for field, value in counted.items():
-        if getattr(marker, field) != value:
-            yield f"{field}: {value} counted, {getattr(marker, field)} in its marker"
+def _check_edit(caption: Caption, negative: Negative) -> Iterator[str]:
+    try:
+        edit = locate(caption.text, negative)
+    except ValueError as error:
+        yield str(error)
+    else:
+        yield from _check_article(negative, edit)
+
+
+def _check_article(negative: Negative, edit: Edit) -> Iterator[str]:
+    """An article that the caption had there already is its author's, right or wrong."""
+    if edit.article is None or not negative.target[:1].isalpha():
+        return
+    article = negative.text[slice(*edit.article)].lower()
+    first, before = (text.split(None, 1)[:1] for text in (negative.target, negative.source))
+    if first == before and not edit.article_changed:
+        return
+    # Capitals may be a word's own ("an SUV") or the caption's ("A SMALL CAR").
+    allowed = {english.article(negative.target), english.article(negative.target.lower())}
+    if article not in allowed:
+        yield f"{article!r} before {short(negative.target)} in {short(negative.text)}"
+
+
+class _Counts:
+    """A shard's counts, to be compared with its marker's."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self._fields: Counter[str] = Counter()
+        self._most = 0
+        self._concepts: Counter[str] = Counter()
+        self._strategies: Counter[str] = Counter()
+
+    def add(self, sample: Sample) -> None:
+        self.samples += 1
+        for caption in sample.captions:
+            self._fields["captions"] += 1
+            self._fields["captions_with_negatives"] += bool(caption.negatives)
+            self._fields["negatives"] += len(caption.negatives)
+            self._most = max(self._most, len(caption.negatives))
+            self._concepts.update(negative.concept for negative in caption.negatives)
+            self._strategies.update(negative.strategy for negative in caption.negatives)
+
+    def compare(self, marker: Marker) -> Iterator[str]:
+        counted = {
+            **{name: self._fields[name] for name in CAPTION_COUNTS if name != "max_negatives"},
+            "max_negatives": self._most,
+            "concepts": dict(self._concepts),
+            "strategies": dict(self._strategies),
+        }
+        for field, value in counted.items():
+            if getattr(marker, field) != value:
+                yield f"{field}: {value} counted, {getattr(marker, field)} in its marker"
 
 
 def _check_index(folder: str) -> Iterator[str]:
     try:
-        index = read_index(folder)
-        markers = [
-            read_marker(folder, name.removesuffix(".marker.json") + ".tar")
-            for name in storage.list_files(folder, ".marker.json")
-        ]
+        index, expected = read_index(folder), sum_markers(folder)
     except ValueError as error:
         yield f"{INDEX_NAME}: {error}"
         return
-    expected = Index.of(markers)
     for field in dataclasses.fields(Index):
         if getattr(index, field.name) != getattr(expected, field.name):
             yield f"{INDEX_NAME}: its {field.name} do not agree with the markers"
