@@ -13,6 +13,7 @@ from collections.abc import Callable
 import typer
 
 import launch.commands
+import shard_tools.bench.commands
 import shard_tools.commands
 from hnpretrain.demo import commands as demo
 from hnpretrain.eval import commands as evaluation
@@ -32,6 +33,9 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.add_typer(worlds.app, name="world")
 app.add_typer(shard_tools.commands.app, name="shard")
+bench = typer.Typer(help="Speed and quality beside what else one would use.", no_args_is_help=True)
+bench.command("negatives")(shard_tools.bench.commands.negatives)
+app.add_typer(bench, name="bench")
 app.command("train")(training.train)
 app.add_typer(launch.commands.app, name="launch")
 app.command("eval")(evaluation.evaluate)

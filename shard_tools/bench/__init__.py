@@ -1,0 +1,1 @@
+"""`hnpretrain bench negatives`: our negatives beside those of the recipes that users take today."""
