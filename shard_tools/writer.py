@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import tempfile
 from collections import Counter
@@ -47,14 +48,17 @@ class ShardWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._spool.close()
+        # Closing writes what is still buffered, though nobody wants it: a full disk may refuse.
+        with contextlib.suppress(OSError):
+            self._spool.close()
 
     def add(self, sample: Sample) -> None:
-        """Adds a sample; its key must be new."""
+        """Adds a sample; its key must be new. OSError if the disk of TMPDIR is full."""
         assert sample.key not in self._places
         data = encode_sample(sample)
         self._places[sample.key] = (self._end, len(data))
-        self._spool.write(data)
+        with storage.named_if_full(tempfile.gettempdir()):
+            self._spool.write(data)
         self._end += len(data)
         for caption in sample.captions:
             self._captions += 1
@@ -77,8 +81,6 @@ class ShardWriter:
         """Writes the tar, then the marker; see `Marker` for the arguments that go into it."""
         path = storage.join(folder, name)
         marker_path = storage.join(folder, marker_name(name))
-        storage.remove_leftovers(path)
-        storage.remove_leftovers(marker_path)
         # A marker of an earlier build must not stand beside the new tar, even for a moment.
         storage.remove(marker_path)
 
@@ -87,7 +89,8 @@ class ShardWriter:
         with storage.write_whole(path) as tar:
             for key in sorted(self._places):
                 start, size = self._places[key]
-                self._spool.seek(start)
+                with storage.named_if_full(tempfile.gettempdir()):
+                    self._spool.seek(start)  # writes what is buffered
                 data = self._spool.read(size)
                 digest.update(data)
                 tar.write(data)

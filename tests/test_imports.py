@@ -90,6 +90,9 @@ def loaded_by(statement):
     [
         "import hnpretrain.cli",
         "import shard_tools.job",
+        "import shard_tools.negatives.strategies",
+        "import shard_tools.bench.negatives",
+        "from shard_tools.lean_spacy import spacy",
         "import hnpretrain.shards.index",
         "import hnpretrain.worlds.build",
     ],
@@ -100,7 +103,14 @@ def test_no_torch_where_none_is_needed(statement):
 
 def test_the_command_line_loads_next_to_nothing():
     heavy = {"torch", "deepspeed", "open_clip", "spacy", "numpy", "pyarrow", "fsspec", "omegaconf"}
+    heavy |= {"sklearn", "scipy", "thinc", "transformers", "nltk", "yaml"}
     assert not loaded_by("import hnpretrain.cli") & heavy
+
+
+@pytest.mark.parametrize("statement", ["import shard_tools.job", "import shard_tools.negatives"])
+def test_models_are_loaded_by_who_uses_them(statement):
+    """A job that only waits, plans or refuses has no use for seconds of imports."""
+    assert not loaded_by(statement) & {"spacy", "thinc", "sklearn", "scipy", "transformers", "nltk"}
 
 
 def test_the_loss_can_be_lifted_out():

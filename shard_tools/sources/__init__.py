@@ -1,4 +1,5 @@
-"""Sources of captioned images: COCO json, jsonl, and WebDataset or img2dataset tars.
+"""Sources of captioned images: COCO json, tables (jsonl, csv, tsv, parquet), and tars that others
+wrote.
 
 `plan_source` lists the shards of work that a source gives; see `base` for what a shard is.
 """
@@ -9,10 +10,11 @@ from shard_tools.sources.base import (
     SourceSample,
     SourceSettings,
     SourceShard,
-    has_appeared,
 )
 from shard_tools.sources.coco import plan_coco
-from shard_tools.sources.jsonl import plan_jsonl
+from shard_tools.sources.lines import plan_lines
+from shard_tools.sources.manifest import has_appeared
+from shard_tools.sources.parquet import plan_parquet
 from shard_tools.sources.tars import plan_tars
 
 __all__ = [
@@ -34,6 +36,8 @@ def plan_source(settings: SourceSettings, samples_per_shard: int) -> list[Source
     """
     if settings.kind == "coco":
         return plan_coco(settings, samples_per_shard)
-    if settings.kind == "jsonl":
-        return plan_jsonl(settings, samples_per_shard)
-    return plan_tars(settings)
+    if settings.kind == "parquet":
+        return plan_parquet(settings, samples_per_shard)
+    if settings.kind == "tar":
+        return plan_tars(settings)
+    return plan_lines(settings, samples_per_shard)

@@ -7,14 +7,11 @@ is planned, and raises. What shows only on reading (a missing photo, a broken ta
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,20 +20,15 @@ from hnpretrain.shards import storage
 from hnpretrain.shards.marker import Reject
 from hnpretrain.shards.tar import MAX_MEMBER_BYTES
 
-KINDS = ("coco", "jsonl", "tar")
+KINDS = ("coco", "jsonl", "csv", "tsv", "parquet", "tar")
+# One record an image, in fields that can have other names.
+_TABLES = ("jsonl", "csv", "tsv", "parquet")
 
 # Rejects with this reason leave out one caption, and keep the sample with its other captions.
 BAD_CAPTION = "bad_caption"
 # A source tar with this reject lost samples, nobody can know how many.
 BROKEN_TAR = "broken_tar"
 MISSING_IMAGE = "missing_image"
-_NO_FILE = "no file "  # before the path, in that reject's detail
-
-# Photos of a manifest are fetched ahead of their use: on an object store each takes tens of ms.
-_READ_AHEAD = 16
-# Larger files are read when their turn comes, so that what a worker holds ahead is bounded by
-# _READ_AHEAD times this. The wait is short beside the time that reading them takes.
-_MAX_BYTES_AHEAD = 8 * 2**20
 
 # Levels of nesting to spare below Python's limit: the writer nests meta deeper, in deeper calls.
 _LEVELS_TO_SPARE = 50
@@ -47,20 +39,26 @@ class SourceSettings:
     """Where the captions and images come from.
 
     Attributes:
-        kind: `coco` (captions json + image folder), `jsonl` (one JSON object a line + image
-            folder) or `tar` (WebDataset or img2dataset tars).
+        kind: `coco` (captions json + image folder), `jsonl` (one JSON object a line), `csv`, `tsv`
+            or `parquet` (one row an image) + image folder, or `tar` (WebDataset or img2dataset
+            tars).
         path: the manifest, or for `tar` a folder, a glob or a brace pattern of tars; a local path
             or any URL that fsspec knows.
-        images: the folder of the manifest's images. Required for `coco`; for `jsonl` it defaults
-            to the manifest's own folder; unused for `tar`.
+        images: the folder of the manifest's images. Required for `coco`; for the tables it
+            defaults to the manifest's own folder; unused for `tar`.
         instances: for `coco`, an instances json, whose category names tell which objects are in a
             photo (so that no negative names one of them). Optional.
+        image_field: for the tables, the field or column with the image's path.
+        caption_field: for the tables, the one with the caption or captions; empty: `captions` or
+            `caption`.
     """
 
     kind: str = "coco"
     path: str = ""
     images: str = ""
     instances: str = ""
+    image_field: str = "image"
+    caption_field: str = ""
 
     def __post_init__(self) -> None:
         require_one_of("source.kind", self.kind, KINDS)
@@ -71,6 +69,14 @@ class SourceSettings:
                 f"source.instances goes with source.kind=coco, not {self.kind}; "
                 "other sources name objects in each sample's own JSON"
             )
+        renamed = self.image_field != "image" or self.caption_field != ""
+        if renamed and self.kind not in _TABLES:
+            raise ValueError(
+                f"source.image_field and source.caption_field go with source.kind="
+                f"{', '.join(_TABLES)}, not {self.kind}"
+            )
+        if not self.image_field:
+            raise ValueError("source.image_field is empty: name the field with the image's path")
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,14 @@ class SourceSample:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class SampleTexts:
+    """The texts of one image, without the image."""
+
+    captions: tuple[str, ...]
+    objects: tuple[str, ...] = ()
+
+
 class SourceShard(ABC):
     """A unit of work: what becomes one output shard. Picklable.
 
@@ -99,11 +113,15 @@ class SourceShard(ABC):
         name: the output shard's file name.
         origin: where the samples come from, for people.
         samples: how many there are, or None where only reading tells.
+        captions: how many there are, or None where only reading tells.
+        size: of a tar in bytes, which measures the work where `samples` is None; else None.
     """
 
     name: str
     origin: str
     samples: int | None
+    captions: int | None
+    size: int | None
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -113,80 +131,15 @@ class SourceShard(ABC):
     def read(self) -> Iterator[SourceSample | Reject]:
         """The samples in the source's order."""
 
-
-@dataclass(frozen=True)
-class ImageRecord:
-    """One sample of a manifest; its image is still a path inside the image folder."""
-
-    key: str
-    image: str
-    captions: tuple[str, ...]
-    objects: tuple[str, ...]
-    meta: dict[str, Any]
-
-
-def read_images(folder: str, records: Iterable[ImageRecord]) -> Iterator[SourceSample | Reject]:
-    """Reads each record's image from the folder, a few ahead, in order.
-
-    Raises:
-        OSError: the storage fails; a single missing or oversized file is a Reject.
-    """
-    with ThreadPoolExecutor(_READ_AHEAD) as pool:
-        pending: deque[tuple[ImageRecord, Future[SourceSample | Reject | None]]] = deque()
-
-        def oldest() -> SourceSample | Reject:
-            record, ahead = pending.popleft()
-            item = ahead.result() or _read_image(folder, record, MAX_MEMBER_BYTES)
-            return item or too_large(record.key, record.image)
-
-        for record in records:
-            ahead = pool.submit(_read_image, folder, record, _MAX_BYTES_AHEAD)
-            pending.append((record, ahead))
-            if len(pending) == _READ_AHEAD:
-                yield oldest()
-        while pending:
-            yield oldest()
-
-
-def _read_image(folder: str, record: ImageRecord, most: int) -> SourceSample | Reject | None:
-    """The sample of a record, or None if its image has more than `most` bytes."""
-    if not record.captions:
-        return Reject(record.key, "no_caption", f"{record.image} has no caption")
-    path = storage.join(folder, record.image)
-    try:
-        size = storage.size(path)
-        if size > most:
-            return None
-        image = storage.read_range(path, 0, size)
-    except OSError as error:
-        missing = isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError))
-        if not missing and error.errno != errno.ENAMETOOLONG:
-            raise
-        return Reject(record.key, MISSING_IMAGE, _NO_FILE + path)
-    return SourceSample(record.key, image, record.captions, record.objects, record.meta)
-
-
-def has_appeared(reject: Reject) -> bool:
-    """Whether an image that a manifest's shard missed is there by now."""
-    return reject.reason == MISSING_IMAGE and storage.is_file(reject.detail.removeprefix(_NO_FILE))
+    @abstractmethod
+    def read_texts(self) -> Iterator[SampleTexts]:
+        """The captions and objects of each sample; no image is read. Samples without a caption are
+        left out, and what is wrong with others is left for `read` to say.
+        """
 
 
 def too_large(key: str, what: str) -> Reject:
     return Reject(key, "too_large", f"{what}: more than {MAX_MEMBER_BYTES} bytes")
-
-
-def check_image_name(name: object) -> str:
-    """A manifest's image name; ValueError if it is no path inside the image folder."""
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"the image must be a file name, got {name!r:.80}")
-    if "\0" in name or not _is_unicode(name):
-        raise ValueError(f"image {name!r:.80} is no file name: a NUL or half a surrogate pair")
-    # "::" chains file systems in fsspec.
-    if name.startswith("/") or storage.is_url(name) or "::" in name or ".." in name.split("/"):
-        raise ValueError(
-            f"image {name!r} is not inside the image folder; name it relative to source.images"
-        )
-    return name
 
 
 def require_file(key: str, path: str) -> None:
@@ -216,12 +169,12 @@ def clean_caption(value: object) -> str:
     text = " ".join(value.split())
     if not text:
         raise ValueError("a caption is empty")
-    if not _is_unicode(text):
+    if not is_unicode(text):
         raise ValueError(f"a caption is no valid Unicode: {value!r:.80}")
     return text
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """False for half a surrogate pair (\\ud800), which JSON can carry and UTF-8 cannot."""
     return not re.search("[\ud800-\udfff]", text)
 
@@ -266,12 +219,6 @@ def object_names(fields: Mapping[str, Any]) -> tuple[str, ...]:
     if len(texts) != len(names):
         raise ValueError("'objects' and each 'instances[].category' must be non-empty strings")
     return tuple(sorted(set(texts)))
-
-
-def shard_names(count: int) -> list[str]:
-    """`00000.tar`, ... for the shards that the job cuts itself."""
-    width = max(5, len(str(count - 1)))
-    return [f"{number:0{width}d}.tar" for number in range(count)]
 
 
 def fingerprint_of(value: Sequence[Any]) -> str:

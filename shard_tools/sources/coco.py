@@ -5,25 +5,25 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hnpretrain.shards import storage
-from hnpretrain.shards.marker import Reject
 from shard_tools.sources.base import (
-    ImageRecord,
-    SourceSample,
     SourceSettings,
     SourceShard,
-    check_image_name,
     check_json,
     clean_caption,
     clean_key,
     fingerprint_of,
-    read_images,
     require_file,
     require_folder,
+)
+from shard_tools.sources.manifest import (
+    ImageRecord,
+    ManifestShard,
+    check_image_name,
     shard_names,
 )
 
@@ -38,24 +38,17 @@ _INSTANCES_FORM = (
 
 
 @dataclass(frozen=True)
-class CocoShard(SourceShard):
+class CocoShard(ManifestShard):
     """Some images of the json, in the order of their ids."""
 
-    name: str
-    origin: str
-    images: str
-    records: tuple[ImageRecord, ...]
-
-    @property
-    def samples(self) -> int:  # type: ignore[override]
-        return len(self.records)
+    held: tuple[ImageRecord, ...]
 
     def fingerprint(self) -> str:
-        records = [dataclasses.asdict(record) for record in self.records]
+        records = [dataclasses.asdict(record) for record in self.held]
         return fingerprint_of([self.images, records])
 
-    def read(self) -> Iterator[SourceSample | Reject]:
-        return read_images(self.images, self.records)
+    def records(self) -> tuple[ImageRecord, ...]:
+        return self.held
 
 
 def plan_coco(settings: SourceSettings, samples_per_shard: int) -> list[SourceShard]:
@@ -104,10 +97,17 @@ def plan_coco(settings: SourceSettings, samples_per_shard: int) -> list[SourceSh
     cuts = range(0, len(ordered), samples_per_shard)
     file = settings.path.rsplit("/", 1)[-1]
     return [
-        CocoShard(name, f"{file}[{start}:{end}]", settings.images, tuple(ordered[start:end]))
+        _shard(name, file, settings.images, start, ordered[start : start + samples_per_shard])
         for name, start in zip(shard_names(len(cuts)), cuts, strict=True)
-        for end in [min(start + samples_per_shard, len(ordered))]
     ]
+
+
+def _shard(
+    name: str, file: str, images: str, start: int, records: Sequence[ImageRecord]
+) -> CocoShard:
+    captions = sum(len(record.captions) for record in records)
+    origin = f"{file}[{start}:{start + len(records)}]"
+    return CocoShard(name, origin, len(records), captions, images, tuple(records))
 
 
 def _captions(fields: Mapping[str, Any], path: str) -> dict[Any, list[str]]:

@@ -9,11 +9,12 @@ What is wrong inside a tar shows only on reading, so it never stops the job: it 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from shard_tools.sources.base import (
     BAD_CAPTION,
     BROKEN_TAR,
     MISSING_IMAGE,
+    SampleTexts,
     SourceSample,
     SourceSettings,
     SourceShard,
@@ -36,9 +38,7 @@ from shard_tools.sources.base import (
     object_names,
     too_large,
 )
-
-# What the storages call the mark that changes with a file's content, the strongest first.
-_CONTENT_MARKS = ("ETag", "etag", "md5Hash", "content_md5", "checksum", "LastModified", "mtime")
+from shard_tools.sources.tar_texts import read_texts
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,9 @@ class TarShard(SourceShard):
     origin: str
     path: str
     mark: str
-
-    @property
-    def samples(self) -> None:  # type: ignore[override]
-        return None
+    size: int
+    samples: None = field(default=None, init=False)
+    captions: None = field(default=None, init=False)
 
     def fingerprint(self) -> str:
         if self.mark:
@@ -68,6 +67,14 @@ class TarShard(SourceShard):
         except ValueError as error:
             # How many samples the lost part held can't be known: the tar is named once.
             yield Reject(self.origin, BROKEN_TAR, str(error))
+
+    def read_texts(self) -> Iterator[SampleTexts]:
+        # Behind a URL, what is passed over is fetched all the same: seeking gains nothing.
+        read = iterate_samples if storage.is_url(self.path) else read_texts
+        # What is broken is named when the tar is built.
+        with contextlib.suppress(ValueError), storage.open_read(self.path) as file:
+            for raw in read(file):
+                yield from _texts(raw)
 
 
 def plan_tars(settings: SourceSettings) -> list[SourceShard]:
@@ -86,7 +93,8 @@ def plan_tars(settings: SourceSettings) -> list[SourceShard]:
                 f"source.path: {shards[name].path!r} and {path!r} would both become {name}; "
                 "build them into two folders"
             )
-        shards[name] = TarShard(name, name, path, _mark(info) if storage.is_url(path) else "")
+        mark = _mark(info) if storage.is_url(path) else ""
+        shards[name] = TarShard(name, name, path, mark, int(info["size"]))
     return list(shards.values())
 
 
@@ -98,9 +106,9 @@ def _list_tars(pattern: str) -> dict[str, dict[str, Any]]:
     plain = []
     for path in braceexpand.braceexpand(pattern):
         if any(letter in path for letter in "*?["):
-            found.update(_glob(path))
+            found.update(storage.find(path))
         elif not path.endswith(".tar") and storage.is_folder(path):
-            found.update(_glob(storage.join(path, "*.tar")))
+            found.update(storage.find(storage.join(path, "*.tar")))
         else:
             plain.append(path)
     with ThreadPoolExecutor(16) as pool:  # one request each, tens of ms on an object store
@@ -110,26 +118,15 @@ def _list_tars(pattern: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _glob(pattern: str) -> dict[str, dict[str, Any]]:
-    with storage.connected(pattern) as (fs, inner):
-        found = fs.glob(inner, detail=True)
-    files = {path: info for path, info in found.items() if info["type"] == "file"}
-    if storage.is_url(pattern):
-        return {fs.unstrip_protocol(path): info for path, info in files.items()}
-    return files
-
-
 def _info(path: str) -> dict[str, Any]:
     try:
-        with storage.connected(path) as (fs, inner):
-            return dict(fs.info(inner))
+        return storage.info(path)
     except FileNotFoundError as error:
         raise ValueError(f"source.path: there is no {path!r}") from error
 
 
 def _mark(info: dict[str, Any]) -> str:
-    marks = [str(info[name]) for name in _CONTENT_MARKS if info.get(name)]
-    return fingerprint_of([info.get("size"), *marks[:1]])
+    return fingerprint_of([info.get("size"), storage.content_mark(info)])
 
 
 def _convert(raw: RawSample) -> Iterator[SourceSample | Reject]:
@@ -144,31 +141,57 @@ def _convert(raw: RawSample) -> Iterator[SourceSample | Reject]:
         yield Reject(key, MISSING_IMAGE, str(error))
         return
     try:
-        fields = json.loads(raw.members.get("json", b"{}"))
-        if not isinstance(fields, dict):
-            raise ValueError(f"a {type(fields).__name__}, not an object")
-        check_json(fields)
-    except (ValueError, RecursionError) as error:
+        fields = _fields(raw)
+    except ValueError as error:
         yield Reject(key, "bad_json", f"{raw.key}.json: {error}")
         return
+    captions, bad = _captions(raw, fields)
+    if not captions:
+        detail = bad[0] if bad else "neither .txt nor 'captions' or 'caption' in .json"
+        yield Reject(key, "no_caption", detail)
+        return
+    yield from (Reject(key, BAD_CAPTION, detail) for detail in bad)
+    meta = _meta(fields)
+    yield SourceSample(key, image, captions, _objects(meta), meta)
 
+
+def _objects(meta: Mapping[str, Any]) -> tuple[str, ...]:
+    try:
+        return object_names(meta)
+    except ValueError:
+        return ()  # the field has our name, but another meaning in that collection
+
+
+def _fields(raw: RawSample) -> dict[str, Any]:
+    """The sample's .json; ValueError if it is no JSON object or can't be written again."""
+    try:
+        fields = json.loads(raw.members.get("json", b"{}"))
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"a {type(fields).__name__}, not an object")
+    check_json(fields)
+    return fields
+
+
+def _captions(raw: RawSample, fields: dict[str, Any]) -> tuple[tuple[str, ...], list[str]]:
+    """The captions that can be used, and what is wrong with each other one."""
     captions, bad = [], []
     for value in _caption_values(raw, fields):
         try:
             captions.append(clean_caption(value))
         except ValueError as error:
-            bad.append(Reject(key, BAD_CAPTION, str(error)))
-    if not captions:
-        detail = bad[0].detail if bad else "neither .txt nor 'captions' or 'caption' in .json"
-        yield Reject(key, "no_caption", detail)
-        return
-    yield from bad
-    meta = _meta(fields)
-    try:
-        objects = object_names(meta)
-    except ValueError:
-        objects = ()  # the field has our name, but another meaning in that collection
-    yield SourceSample(key, image, tuple(captions), objects, meta)
+            bad.append(str(error))
+    return tuple(captions), bad
+
+
+def _texts(raw: RawSample) -> Iterator[SampleTexts]:
+    """The sample's texts, if it has captions."""
+    with contextlib.suppress(ValueError):
+        fields = _fields(raw)
+        captions, _ = _captions(raw, fields)
+        if captions:
+            yield SampleTexts(captions, _objects(_meta(fields)))
 
 
 def _caption_values(raw: RawSample, fields: dict[str, Any]) -> list[Any]:

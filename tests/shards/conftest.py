@@ -15,8 +15,11 @@ from typing import Any
 
 import pytest
 
-import shard_tools.job
-from shard_tools.job import BuildSettings, NegativeMaker, NegativeSettings, SourceSettings
+import shard_tools.prepare
+from shard_tools.negatives import NegativeMaker, NegativeSettings
+from shard_tools.negatives.frequencies import FrequencyTable
+from shard_tools.settings import BuildSettings
+from shard_tools.sources import SourceSettings
 
 PHOTOS = Path(__file__).parents[1] / "assets" / "coco_ccby"
 
@@ -35,16 +38,18 @@ def photo() -> bytes:
 @pytest.fixture(autouse=True)
 def one_maker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Builds inside this process share one loaded spaCy model."""
-    monkeypatch.setattr(shard_tools.job, "NegativeMaker", _maker)
+    monkeypatch.setattr(shard_tools.prepare, "NegativeMaker", _maker)
 
 
 _MAKERS: dict[str, NegativeMaker] = {}
 
 
-def _maker(settings: NegativeSettings, seed: int) -> NegativeMaker:
-    name = f"{settings} {seed}"
+def _maker(
+    settings: NegativeSettings, seed: int, frequencies: FrequencyTable | None
+) -> NegativeMaker:
+    name = f"{settings} {seed} {frequencies and frequencies.digest}"
     if name not in _MAKERS:
-        _MAKERS[name] = NegativeMaker(settings, seed)
+        _MAKERS[name] = NegativeMaker(settings, seed, frequencies)
     return _MAKERS[name]
 
 

@@ -127,7 +127,10 @@ def test_jsonl_of_another_shape(
     [
         (["source.images=nowhere"], "source.images='nowhere' is not a folder"),
         (["source.path=nowhere.jsonl"], "source.path='nowhere.jsonl' is not a file"),
-        (["source.kind=parquet"], "source.kind='parquet' is not one of coco, jsonl, tar"),
+        (
+            ["source.kind=json"],
+            "source.kind='json' is not one of coco, jsonl,",
+        ),
         (["source.kind=coco"], "source.images is empty"),
         (['output=""'], "output is empty"),
         (["wrokers=1"], "unknown key wrokers; did you mean 'workers'?"),

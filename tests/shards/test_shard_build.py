@@ -18,12 +18,15 @@ from typing import Any
 import psutil
 import pytest
 
-import shard_tools.job
+import shard_tools.prepare
+import shard_tools.workers
 from hnpretrain.shards.index import read_index
 from hnpretrain.shards.marker import read_marker
 from hnpretrain.shards.schema import Sample
 from hnpretrain.shards.tar import decode_sample
-from shard_tools.job import BuildSettings, JobState, NegativeMaker, NegativeSettings, build
+from shard_tools.job import JobState, build
+from shard_tools.negatives import FrequencyTable, NegativeMaker, NegativeSettings
+from shard_tools.settings import BuildSettings
 from shard_tools.sources import SourceSettings
 from shard_tools.verify import verify
 from tests.shards.conftest import (
@@ -79,7 +82,7 @@ def test_the_index_adds_up(built: Path) -> None:
     captions = [caption for sample in read_samples(built) for caption in sample.captions]
     negatives = [negative for caption in captions for negative in caption.negatives]
     assert (index.samples, index.captions, index.negatives) == (73, 365, len(negatives))
-    assert index.negatives > 365
+    assert index.negatives > 73
     assert index.concepts == Counter(negative.concept for negative in negatives)
     assert index.captions_with_negatives == sum(bool(c.negatives) for c in captions)
     assert index.rejects == {}
@@ -94,7 +97,7 @@ def test_workers_do_not_change_a_byte(tmp_path: Path, few_photos: Path) -> None:
     assert folder_bytes(tmp_path / "one") == folder_bytes(tmp_path / "two")
     assert (result.built, result.kept) == (4, 0)
     last = states[-1]
-    assert (last.samples, last.captions, last.shards_built, last.samples_to_do) == (10, 50, 4, 10)
+    assert (last.samples, last.captions, last.shards_built, last.work_to_do) == (10, 50, 4, 10)
 
 
 def test_few_shards_are_submitted_at_a_time(
@@ -106,8 +109,8 @@ def test_few_shards_are_submitted_at_a_time(
         submitted.append(len(futures))
         return wait_for_futures(futures, *arguments)
 
-    wait_for_futures = shard_tools.job.wait
-    monkeypatch.setattr(shard_tools.job, "wait", wait)
+    wait_for_futures = shard_tools.workers.wait
+    monkeypatch.setattr(shard_tools.workers, "wait", wait)
     settings = photos_settings(tmp_path, few_photos, samples_per_shard=1, workers=2)
     assert build(settings).built == 10
     assert max(submitted) == 6
@@ -133,15 +136,16 @@ def test_a_lexicon_that_changes_while_the_job_starts(
 ) -> None:
     """The workers read it again; a worker that can't start says why."""
     lexicon = tmp_path / "color.yaml"
-    shutil.copy(Path(shard_tools.job.__file__).parent / "lexicons" / "color.yaml", lexicon)
+    shutil.copy(Path(shard_tools.workers.__file__).parent / "lexicons" / "color.yaml", lexicon)
 
-    def make(settings: NegativeSettings, seed: int) -> NegativeMaker:
-        maker = NegativeMaker(settings, seed)
-        change(lexicon)
+    def make(settings: NegativeSettings, seed: int, table: FrequencyTable | None) -> NegativeMaker:
+        maker = NegativeMaker(settings, seed, table)
+        if table is not None:  # words are counted
+            change(lexicon)
         return maker
 
-    monkeypatch.setattr(shard_tools.job, "NegativeMaker", make)
-    negatives = NegativeSettings(["color"], lexicons={"color": str(lexicon)})
+    monkeypatch.setattr(shard_tools.prepare, "NegativeMaker", make)
+    negatives = NegativeSettings(mix={"replace.color": 1}, lexicons={"color": str(lexicon)})
     settings = photos_settings(
         tmp_path / "out", few_photos, samples_per_shard=5, workers=2, negatives=negatives
     )
@@ -184,14 +188,12 @@ def test_finished_shards_are_kept(tmp_path: Path, few_photos: Path) -> None:
     assert folder_bytes(tmp_path) == bytes_before
 
 
-def test_other_settings_or_another_source_redo_the_shards(tmp_path: Path, photo: bytes) -> None:
+def test_another_source_redoes_the_shards_that_it_touches(tmp_path: Path, photo: bytes) -> None:
     lines = [{"image": "x.jpg", "caption": "a red car", "key": str(i)} for i in range(4)]
     path = write_jsonl(tmp_path / "source", lines, {"x.jpg": photo})
     settings = BuildSettings(
         SourceSettings("jsonl", str(path)), str(tmp_path / "out"), samples_per_shard=2, workers=1
     )
-    assert build(settings).built == 2
-    settings.seed = 1
     assert build(settings).built == 2
     lines[3]["caption"] = "a small dog"
     write_jsonl(tmp_path / "source", lines, {})
@@ -263,6 +265,7 @@ def test_bad_samples_are_counted_and_named(
     source = SourceSettings("tar", str(tmp_path / "source"))
     out = tmp_path / "out"
     settings = BuildSettings(source, str(out), workers=1, max_reject_share=0.9)
+    settings.check_images = "decode"
     index = build(settings).index
     assert index.samples == 1
     marker = read_marker(str(out), "00000.tar")
@@ -281,7 +284,9 @@ def test_bad_samples_are_counted_and_named(
     settings.max_reject_share = 0.5
     with pytest.raises(ValueError, match=r"7 of 8 samples were rejected.*cut in 00000.tar"):
         build(settings)
-    assert sorted(path.name for path in out.iterdir()) == ["00000.marker.json", "00000.tar"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "00000.marker.json", "00000.tar", "build.json", "frequencies.json.gz",
+    ]  # fmt: skip
 
 
 def test_a_share_of_broken_tars_is_bounded(tmp_path: Path, photo: bytes) -> None:
@@ -349,6 +354,7 @@ def start_job(
         sys.executable, "-m", "hnpretrain.cli", "shard", "build", "source.kind=jsonl",
         f"source.path={manifest}", f"source.images={PHOTOS}", f"output={folder}",
         f"samples_per_shard={samples_per_shard}", f"workers={workers}",
+        "negatives.count_captions=365",  # of many photos, as many as all 73 have
     ]  # fmt: skip
     job = subprocess.Popen(
         command, start_new_session=True, text=True, stderr=subprocess.PIPE,
@@ -520,18 +526,19 @@ def test_a_worker_that_is_killed_while_the_job_stops_does_not_hold_it(
     assert not (folder / "index.json").exists()
 
 
-def test_building_loads_no_torch(tmp_path: Path, photo: bytes) -> None:
-    path = write_jsonl(tmp_path, [{"image": "x.jpg", "caption": "a red car"}], {"x.jpg": photo})
+def test_building_loads_no_torch(tmp_path: Path, few_photos: Path) -> None:
     code = """
 import sys
 import shard_tools.commands
 assert not {"torch", "spacy", "PIL", "fsspec"} & set(sys.modules), "commands must be light"
-from shard_tools.job import BuildSettings, SourceSettings, build
-result = build(BuildSettings(SourceSettings("jsonl", sys.argv[1]), sys.argv[2], workers=1))
+from shard_tools.job import build
+from shard_tools.settings import BuildSettings
+from shard_tools.sources import SourceSettings
+result = build(BuildSettings(SourceSettings("jsonl", *sys.argv[2:]), sys.argv[1], workers=1))
 assert result.index.negatives > 0
 assert "torch" not in sys.modules
 """
-    arguments = [sys.executable, "-c", code, str(path), str(tmp_path / "out")]
+    arguments = [sys.executable, "-c", code, str(tmp_path), str(few_photos), str(PHOTOS)]
     subprocess.run(arguments, check=True)
 
 

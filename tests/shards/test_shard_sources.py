@@ -11,7 +11,7 @@ import pytest
 
 from hnpretrain.shards import storage
 from hnpretrain.shards.marker import Reject
-from shard_tools.sources import SourceSample, SourceSettings, SourceShard, base, plan_source
+from shard_tools.sources import SourceSample, SourceSettings, SourceShard, manifest, plan_source
 from shard_tools.sources.base import clean_caption, clean_key
 from tests.shards.conftest import PHOTOS, img2dataset_members, write_jsonl, write_tar
 
@@ -236,7 +236,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_only_small_images_are_read_ahead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: list[str], size: int, ahead: int
 ) -> None:
-    monkeypatch.setattr(base, "_MAX_BYTES_AHEAD", 10)
+    monkeypatch.setattr(manifest, "_MAX_BYTES_AHEAD", 10)
     images = {f"{i:02d}.jpg": bytes(size) for i in range(40)}
     lines = [{"image": name, "caption": "a"} for name in images]
     path = write_jsonl(tmp_path, lines, images)
@@ -253,8 +253,8 @@ def test_only_small_images_are_read_ahead(
 def test_an_image_beyond_the_limit_is_named_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: list[str]
 ) -> None:
-    monkeypatch.setattr(base, "_MAX_BYTES_AHEAD", 10)
-    monkeypatch.setattr(base, "MAX_MEMBER_BYTES", 20)
+    monkeypatch.setattr(manifest, "_MAX_BYTES_AHEAD", 10)
+    monkeypatch.setattr(manifest, "MAX_MEMBER_BYTES", 20)
     path = write_jsonl(tmp_path, [{"image": "x.jpg", "caption": "a"}], {"x.jpg": bytes(21)})
     (reject,) = read_all(plan_source(SourceSettings("jsonl", str(path)), 1))
     assert isinstance(reject, Reject)
