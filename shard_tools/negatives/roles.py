@@ -29,6 +29,7 @@ _TAG_OF_SHAPE = {
 }
 _SINGULAR_DETERMINERS = frozenset({"a", "an", "one", "another", "each", "every", "single"})
 _MASS_DETERMINERS = frozenset({"some", "any", "much", "more", "enough", "all", "most", "less"})
+_COMPARING = frozenset({"another", "other", "others", "same", "both", "either", "neither"})
 _BE = frozenset({"is", "are", "was", "were", "be", "being", "been"})
 _LOOKS = _BE | {"looks", "look", "looking", "seems", "appears", "painted", "colored"}
 
@@ -84,6 +85,8 @@ def _noun(c: TaggedCaption, tokens: range, mention: Mention, word: Word) -> Use 
     left = range(phrase, first)
     determiners = {c.tokens[i] for i in left if c.tags[i] in ("DT", "PDT", "PRP$", "CD", "POS")}
     determiners |= {c.tokens[i] for i in left if c.tokens[i] in ("more", "much", "single")}
+    if not determiners.isdisjoint(_COMPARING):
+        return None  # "another boat" speaks of a first one
     invariant = word.number == "count" and mention.form.text == word.lemma == word.plural_form()
     if invariant and (tag == "NNS" or not determiners & _SINGULAR_DETERMINERS):
         return None  # "sheep" may be several, and its form only takes the place of singular ones
