@@ -12,11 +12,11 @@ from tests.support.proposals import Proposer
     "caption, negative",
     [
         ("An apple on a chair.", "A potato on a chair."),
-        ("A hat by a wall.", "An umbrella by a wall."),
-        ("A  hat by a wall.", "An  umbrella by a wall."),
+        ("A guitar by a wall.", "An umbrella by a wall."),
+        ("A  guitar by a wall.", "An  umbrella by a wall."),
         ("Guitar by a wall.", "Umbrella by a wall."),
-        ("A HAT BY A WALL", "AN UMBRELLA BY A WALL"),
-        ("An umbrella by a wall.", "A hat by a wall."),
+        ("A GUITAR BY A WALL", "AN UMBRELLA BY A WALL"),
+        ("An umbrella by a wall.", "A guitar by a wall."),
         ("A red car.", "A blue car."),
         ("A blue car.", "An orange car."),
         ("Two dogs run.", "Two cats run."),
@@ -109,10 +109,10 @@ def test_no_word_gives_way_to_a_related_one(propose: Proposer, concept: str) -> 
 
 
 def test_the_span_marks_the_concept_alone(propose: Proposer) -> None:
-    caption = "There is a hat on AN ice block."
+    caption = "There is a guitar on AN ice block."
     umbrella = next(n for n in propose(caption).negatives if n.target == "umbrella")
     assert umbrella.text == "There is an umbrella on AN ice block."
-    assert caption[slice(*umbrella.span)] == umbrella.source == "hat"
+    assert caption[slice(*umbrella.span)] == umbrella.source == "guitar"
     assert umbrella.strategy == "replace"
     assert umbrella.concept == "object"
 
