@@ -122,6 +122,45 @@ def test_names_stay_where_they_are(loose: Swap, tagger: Tagger, caption: str) ->
     assert not make(loose, tagger, caption).texts
 
 
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "A motorcycle in a parking lot.",
+        "A man in a white shirt.",
+        "A man sitting at a desk.",
+        "A boy taking a picture.",
+        "Slices on a plate on a table.",
+        "A cat lying amidst a computer.",
+        "A red yellow and blue airplane.",
+        "A man dressed sharply smiles happily.",
+    ],
+)
+def test_what_no_one_would_read_to_its_end_is_not_made(
+    loose: Swap, tagger: Tagger, caption: str
+) -> None:
+    assert not make(loose, tagger, caption).texts
+
+
+def test_a_participle_is_no_part_of_the_noun_after_it(loose: Swap, tagger: Tagger) -> None:
+    made = make(loose, tagger, "A child smiles while being handed an umbrella.")
+    assert made.texts == {"An umbrella smiles while being handed a child."}
+
+
+def test_what_a_verb_governs_stays_with_it(loose: Swap, tagger: Tagger) -> None:
+    texts = make(loose, tagger, "A man riding a skateboard down the street.").texts
+    assert "A skateboard riding a man down the street." in texts
+    assert not any("riding the street" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    "caption", ["A woman skiing down a snowy hill.", "A man in a hat walks on street."]
+)
+def test_adjectives_and_articles_go_with_their_nouns(
+    loose: Swap, tagger: Tagger, caption: str
+) -> None:
+    assert not make(loose, tagger, caption).of("noun")
+
+
 def test_no_color_comes_to_a_person(swap: Swap, tagger: Tagger) -> None:
     caption = "A woman leading a white horse."
     assert not make(swap, tagger, caption).of("noun")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+from shard_tools.negatives import english
 from shard_tools.negatives.captions import TaggedCaption
 from shard_tools.negatives.roles import VERBS
 from shard_tools.negatives.strategies.base import Task
@@ -13,6 +14,15 @@ from shard_tools.negatives.strategies.phrases import OF_RELATIONS, Thing, follow
 PRONOUNS = frozenset({"PRP", "PRP$"})
 _FINITE = frozenset({"VBZ", "VBP", "VBD"})
 _LINK_TAGS = VERBS | {"IN", "TO", "RB", "RP", "WDT", "MD"}
+# What adverbs must say to contradict each other: how fast, how loud, how glad, how careful.
+_OPPOSED = (
+    ({"quickly", "rapidly", "swiftly"}, {"slowly", "leisurely"}),
+    ({"quietly", "silently", "calmly", "peacefully"}, {"loudly", "noisily", "wildly"}),
+    ({"happily", "cheerfully", "joyfully"}, {"sadly", "angrily"}),
+    ({"carefully", "gently", "softly"}, {"carelessly", "roughly", "violently"}),
+)
+# "taking a picture", "making a face": verb and noun are one thing to say.
+_LIGHT_VERBS = frozenset({"take", "took", "make", "made", "give", "gave", "get", "got", "do"})
 # With another subject they would mean another thing.
 _MUTUAL = frozenset({"other", "another", "together"})
 
@@ -26,7 +36,9 @@ def is_subject(tagged: TaggedCaption, thing: Thing) -> bool:
     """Whether nothing governs the thing: "there is a dog ..." opens like "a dog ..."."""
     before = thing.phrase.start - 1
     return thing.use.after in ("", "with") and (
-        before < 0 or tagged.tags[before] not in VERBS or tagged.tokens[before] in ("is", "are")
+        before < 0
+        or tagged.tags[before] not in VERBS | {"RP"}
+        or tagged.tokens[before] in ("is", "are")
     )
 
 
@@ -44,6 +56,16 @@ def relates(tagged: TaggedCaption, link: range) -> bool:
         if tagged.tags[i] not in _LINK_TAGS:
             return False
     return tagged.tags[link[-1]] in VERBS | {"IN", "TO", "RP"}
+
+
+def light(tagged: TaggedCaption, thing: Thing) -> bool:
+    """Whether a thing only completes its verb: "taking a picture"."""
+    before = thing.phrase.start - 1
+    return (
+        before >= 0
+        and tagged.tags[before] in VERBS
+        and not _LIGHT_VERBS.isdisjoint(english.stems(tagged.tokens[before]))
+    )
 
 
 def predicate(tagged: TaggedCaption, thing: Thing) -> int | None:
@@ -65,7 +87,7 @@ def whole(tagged: TaggedCaption, phrase: range) -> bool:
 def adverbs(
     task: Task, tagged: TaggedCaption, things: Sequence[Thing]
 ) -> Iterator[tuple[range, range]]:
-    """How two things are done: "runs quickly ... walks slowly"."""
+    """How two things are done, one the opposite of the other: "runs quickly ... walks slowly"."""
     del task, things
     places = [
         i
@@ -77,5 +99,6 @@ def adverbs(
         )
     ]
     for first, second in pairwise(places):
-        if tagged.tokens[first] != tagged.tokens[second]:
+        said = {tagged.tokens[first], tagged.tokens[second]}
+        if any(said & some and said & others for some, others in _OPPOSED):
             yield range(first, first + 1), range(second, second + 1)

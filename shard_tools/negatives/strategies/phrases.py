@@ -27,7 +27,8 @@ FIXED_DETERMINERS = frozenset(
 # "A next to B" is "B next to A"; who looks at whom, or meets whom, is mostly true both ways.
 _SYMMETRIC = frozenset(
     """
-    next near nearby beside besides by between among amongst along alongside together adjacent with
+    next near nearby beside besides by between among amongst amid amidst along alongside together
+    adjacent with
     against around like as than and of versus opposite across facing faces face meeting
     meets meet kissing kisses hugging hugs touching touches fighting fights racing races joining
     joins accompanying accompanied surrounded surrounding talking speaking chatting looking looks
@@ -94,13 +95,27 @@ def things_of(tagged: TaggedCaption, lexicon: Lexicon) -> list[Thing]:
             continue
         start = tokens.start
         while start > 0 and tagged.tags[start - 1] in PREMODIFIERS:
+            if tagged.tags[start] in ("DT", "PRP$") and tagged.tags[start - 1] != "PDT":
+                break  # "being handed a hat"
             start -= 1
         if start > 0 and tagged.tags[start - 1] in NOUNS:
             continue  # "bikini clad women"
+        if _goes_on_before(tagged, start) or tagged.tokens[tokens.stop : tokens.stop + 1] == [
+            "back"
+        ]:
+            continue
         if any(is_name(tagged, i) for i in range(start, tokens.stop)):
             continue
         things.append(Thing(mention, word, use, tokens, range(start, tokens.stop)))
     return things
+
+
+def _goes_on_before(tagged: TaggedCaption, start: int) -> bool:
+    """Whether more of a noun phrase stands before `start`: "a very", "a black and"."""
+    before = tagged.tags[max(start - 2, 0) : start]
+    if start < 1 or tagged.tags[start] not in ADJECTIVES | {"VBN"}:
+        return False
+    return before[-1] == "RB" or (before[-1] in ("CC", ",") and before[0] in ADJECTIVES)
 
 
 def is_name(tagged: TaggedCaption, i: int) -> bool:

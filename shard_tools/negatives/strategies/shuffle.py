@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from hnpretrain.shards.schema import Negative
-from shard_tools.negatives import english, rules
+from shard_tools.negatives import rules
 from shard_tools.negatives.captions import CaptionText, TaggedCaption
 from shard_tools.negatives.roles import ADJECTIVES, NOUNS, VERBS
 from shard_tools.negatives.strategies.base import Proposal, Task, edited
@@ -29,9 +30,11 @@ class Shuffle:
     (`bigram`): each pair stays together, their order is drawn. A text-only classifier finds these
     out; they teach a text tower that order matters, and little else.
 
-    The first word's capital and the final punctuation stay in place; a and an follow the word after
-    them by sound. Words of one list ("a cat and a dog") in another order would say the same, so
-    `words` moves at least one past a verb or a preposition.
+    The first word's capital and the final punctuation stay in place. Words only change places, so
+    an "a" may come before a vowel. Pairs that are whole phrases ("lying down", "on the") make
+    captions that still hold, so `bigram` parts a noun from the word before it and one from the word
+    after it. Words of one list ("a cat and a dog") in another order would say the same, so `words`
+    moves at least one past a verb or a preposition.
 
     Reasons, each for a caption: `negated`, `short` (too few words to shuffle), `list` (no order
     that was drawn changes the meaning).
@@ -76,15 +79,25 @@ def _bigrams(task: Task, tagged: TaggedCaption) -> Negative | None:
     words = [match.group() for match in found]
     if words and not tagged.tags[0].startswith("NNP") and not task.caption.all_caps:
         words[0] = words[0][:1].lower() + words[0][1:]
+    starts = {start for start, tag in zip(tagged.starts, tagged.tags, strict=True) if tag in NOUNS}
+    nouns = frozenset(
+        word for word, match in zip(words, found, strict=True) if match.start() in starts
+    )
     pairs = [words[i : i + 2] for i in range(0, len(words), 2)]
     for _ in range(_TRIES):
         task.generator.shuffle(pairs)
         order = [word for pair in pairs for word in pair]
-        if order != words:
+        if _lost(words, order, nouns):
             places = [match.span() for match in found]
             return _rewritten(task.caption, places, order)
-    task.rejects["short"] += 1
+    task.rejects["list" if len(pairs) > 1 and len(set(words)) > 1 else "short"] += 1
     return None
+
+
+def _lost(words: Sequence[str], order: Sequence[str], nouns: frozenset[str]) -> bool:
+    """Whether a noun has lost the word before it, and one the word after it."""
+    lost = set(pairwise(words)) - set(pairwise(order))
+    return any(after in nouns for _, after in lost) and any(before in nouns for before, _ in lost)
 
 
 def _words(task: Task, tagged: TaggedCaption) -> Negative | None:
@@ -146,19 +159,19 @@ def _rewritten(
 ) -> Negative | None:
     """The caption with other words at some places; None if that changes nothing.
 
-    Capitals of the first place stay; a and an go with what follows them.
+    The capital of the first place stays. An article before the first word that changed is inside
+    the span: before a span it would follow the new word.
     """
     text = caption.text
     written = list(words)
-    for i, word in enumerate(written[:-1]):
-        if word.lower() in ("a", "an"):
-            written[i] = english.match_case(word, english.article(written[i + 1]), caption.all_caps)
     if text[places[0][0]].isupper():
         written[0] = written[0][:1].upper() + written[0][1:]
     changed = [i for i, (start, end) in enumerate(places) if text[start:end] != written[i]]
     if not changed:
         return None
     first, last = changed[0], changed[-1]
+    while first > 0 and written[first - 1].lower() in ("a", "an"):
+        first -= 1
     start, end = places[first][0], places[last][1]
     target, at = "", start
     for i in range(first, last + 1):

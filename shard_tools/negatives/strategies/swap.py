@@ -10,13 +10,14 @@ from typing import Any
 from shard_tools.negatives import english, rules
 from shard_tools.negatives.captions import SampleText, TaggedCaption
 from shard_tools.negatives.lexicon import Lexicon, Mention
-from shard_tools.negatives.roles import ADJECTIVES, VERBS, Use, countable_as, fits, use_of
+from shard_tools.negatives.roles import ADJECTIVES, NOUNS, VERBS, Use, countable_as, fits, use_of
 from shard_tools.negatives.strategies.base import Proposal, Task
 from shard_tools.negatives.strategies.clauses import (
     PRONOUNS,
     adverbs,
     agrees,
     is_subject,
+    light,
     predicate,
     relates,
     whole,
@@ -37,6 +38,8 @@ from shard_tools.negatives.strategies.phrases import (
 CONCEPTS = {"adjective": "attribute", "arguments": "relation"}  # the others change the order
 
 _RELATING = VERBS | {"IN", "TO"}
+# They ask of a noun that it can hold, hide or be the place of another.
+_CONTAINING = frozenset({"in", "at", "inside", "into", "within", "from"})
 _CONJUNCTIONS = frozenset({"and", "while", "as", ",", "but"})
 
 
@@ -68,7 +71,9 @@ class Swap:
     3. neither is mentioned twice, and no other caption of the image says the swapped thing.
     That leaves a swap to few captions: in COCO's, of 750 pairs of nouns that grammar lets change
     places, 17 stand as well in the other's place by the corpus's frequencies. `plausible: false`
-    drops rule 1 for nouns but for their number: ever so many more, which a text-only model knows.
+    drops rule 1 for nouns but for their number, where one is the subject of the other, neither
+    stands in, at or within something ("a bed in a dog" no one reads to its end) and no adjective
+    would come to a noun that it does not go with: ever so many more, which a text-only model knows.
 
     Reasons, each for a pair: `list`, `symmetric`, `synonym`, `number`, `context` (does not go
     with the words around), `repeated`, `pronoun`, `mentioned_elsewhere`; `negated` for a caption.
@@ -149,6 +154,12 @@ class Swap:
                 (*first.phrase, *second.phrase)
             ):
                 task.rejects["context"] += 1  # "a white horse": no color of a person
+            elif any(modifiers(tagged, t) for t in (first, second)) and not self._fit(
+                first, second
+            ):
+                task.rejects["context"] += 1  # "a dense forest": no adjective without its noun
+            elif first.use.determined != second.use.determined:
+                task.rejects["context"] += 1  # "a man on street": no "a street on man"
             elif reason := self._refusal(task, tagged, first, second):
                 task.rejects[reason] += 1
             else:
@@ -185,14 +196,18 @@ class Swap:
         lexicon = self._objects
         if lexicon.related(one, other):
             return "synonym"
-        if not self._alike(first, second):
+        if not self._alike(first, second) or any(light(tagged, t) for t in (first, second)):
             return "context"
+        if not self._fit(first, second) and not is_subject(tagged, first):
+            return "context"  # "riding the street down a skateboard"
         between = range(first.tokens.stop, second.phrase.start)
         tags = {tagged.tags[i] for i in between}
         if tags & {"CC", ",", ":"} or not tags & _RELATING:
             return "list"
         if any(symmetric(tagged, i) for i in between):
             return "symmetric"
+        if len(between) == 1 and tagged.tokens[between[0]] == first.use.after:
+            return "symmetric"  # "a slice on a plate on a table"
         found = [m.form.lemma for m in task.caption.mentions(lexicon)]
         if found.count(one) > 1 or found.count(other) > 1:
             return "repeated"
@@ -202,17 +217,22 @@ class Swap:
 
     def _alike(self, first: Thing, second: Thing) -> bool:
         """Whether each of two things can stand where the other does."""
-        lexicon = self._objects
         if any("of" in (thing.use.before, thing.use.after) for thing in (first, second)):
             return False  # "a glass of water" measures, "a picture of a dog" holds one
         prepositions = {first.use.after, second.use.after} - {""}
         if len(prepositions) > 1:
             return False  # "in a kitchen at a restaurant"
+        if self._plausible or _CONTAINING & prepositions:
+            return self._fit(first, second)
+        both = ((first, second), (second, first))
+        return all(countable_as(one.word, other.word, one.use) for one, other in both)
+
+    def _fit(self, first: Thing, second: Thing) -> bool:
+        """Rule 1: whether no one would be surprised to read either in the other's place."""
+        lexicon = self._objects
         if first.animate(lexicon) and second.animate(lexicon):
             return True
         both = ((first, second), (second, first))
-        if not self._plausible:
-            return all(countable_as(one.word, other.word, one.use) for one, other in both)
         return all(fits(lexicon, one.use, one.word, other.word) for one, other in both)
 
     def _adjectives(
@@ -234,7 +254,7 @@ class Swap:
                     found.append(_Quality(lexicon, mention, use, tokens))
             for number, first in enumerate(found):
                 for second in found[number + 1 :]:
-                    reason = _quality_refusal(task, first, second)
+                    reason = _quality_refusal(task, tagged, first, second)
                     if not reason and any(
                         self._said(task, word, one.use.heads)
                         for one, other in ((first, second), (second, first))
@@ -332,7 +352,7 @@ def _movable(tagged: TaggedCaption, thing: Thing) -> bool:
     )
 
 
-def _quality_refusal(task: Task, first: _Quality, second: _Quality) -> str:
+def _quality_refusal(task: Task, tagged: TaggedCaption, first: _Quality, second: _Quality) -> str:
     """Why two adjectives of one lexicon do not change places, or ''."""
     lexicon = first.lexicon
     one, other = first.mention.form.lemma, second.mention.form.lemma
@@ -344,6 +364,15 @@ def _quality_refusal(task: Task, first: _Quality, second: _Quality) -> str:
         and fits(lexicon, second.use, words[other], words[one])
     ):
         return "context"
+    known = {i for mention in task.caption.mentions(lexicon) for i in tagged.tokens_of(mention)}
+    between = range(first.tokens.stop, second.tokens.start)
+    if all(i in known or tagged.tags[i] in ADJECTIVES | {"CC", ",", "RB"} for i in between):
+        return "list"  # "red, yellow and blue"
+    for tokens in (first.tokens, second.tokens):
+        if tagged.tags[tokens.start - 1 : tokens.start] and (
+            tagged.tags[tokens.start - 1] in ADJECTIVES and tagged.tags[tokens.start] in NOUNS
+        ):
+            return "context"  # "hard wood floor"
     if first.use.heads & second.use.heads:
         return "repeated"
     counts = [mention.form.lemma for mention in task.caption.mentions(lexicon)]
