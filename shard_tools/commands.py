@@ -91,7 +91,7 @@ def adversary(
     file: Annotated[str, typer.Argument(help="Where to write it.")],
     arguments: Arguments = None,
     captions: Annotated[int, typer.Option(min=1, help="About how many are read.")] = 100_000,
-    rounds: Annotated[int, typer.Option(min=1, help="Of learning and thinning.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Of learning and thinning.")] = 2,
 ) -> None:
     """Learn to tell negatives from captions by text alone, for negatives.adversary=FILE.
 

@@ -30,6 +30,7 @@ from shard_tools.negatives import (
     frequency_counter,
     needs_frequencies,
 )
+from shard_tools.sources.base import clean_caption
 
 # Images that each maker takes in its turn: a second or so of work.
 _BLOCK = 250
@@ -88,7 +89,9 @@ def read_coco_captions(path: str) -> list[CaptionedSample]:
         fields = json.loads(gzip.decompress(data) if path.endswith(".gz") else data)
         captions: dict[int, list[str]] = defaultdict(list)
         for annotation in fields["annotations"]:
-            captions[annotation["image_id"]].append(" ".join(annotation["caption"].split()))
+            captions[annotation["image_id"]].append(clean_caption(annotation["caption"]))
+        if not captions:
+            raise ValueError("it holds no caption")
     except (
         OSError,
         EOFError,

@@ -29,7 +29,6 @@ from shard_tools.negatives import english
 
 _FEATURES = 2**18
 _BINS = 12
-_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,7 @@ class Adversary:
         """The file's content (safetensors)."""
         tensors = {"weights": self._weights, "edges": self._edges, "keep": self._keep}
         return save(
-            {name: np.ascontiguousarray(value, np.float32) for name, value in tensors.items()},
-            {"format": f"hnpretrain adversary {_FORMAT}"},
+            {name: np.ascontiguousarray(value, np.float32) for name, value in tensors.items()}
         )
 
     @classmethod
@@ -78,14 +76,15 @@ class Adversary:
         try:
             tensors = load(data)
             weights, edges, keep = (tensors[name] for name in ("weights", "edges", "keep"))
-            rounds = len(weights)
-            fits = (
-                weights.shape == (rounds, 2, _FEATURES)
-                and edges.shape == (rounds, _BINS - 1)
-                and keep.shape == (rounds, 2, _BINS)
-            )
         except (SafetensorError, KeyError, ValueError) as error:
             raise ValueError(f"{where}: no adversary ({error})") from error
+        rounds = weights.shape[:1]
+        fits = (
+            weights.shape == (*rounds, 2, _FEATURES)
+            and edges.shape == (*rounds, _BINS - 1)
+            and keep.shape == (*rounds, 2, _BINS)
+            and all(np.isfinite(each).all() for each in (weights, edges, keep))
+        )
         if not fits:
             raise ValueError(f"{where}: an adversary of another format; learn it again")
         return cls(weights, edges, keep)
@@ -96,6 +95,8 @@ class Adversary:
         half = _half(pair.image)
         for weights, edges, keep in zip(self._weights, self._edges, self._keep, strict=True):
             gap = float(weights[half, gained].sum() - weights[half, lost].sum())
+            if gap == 0:
+                continue  # it knows none of the words that changed
             share = keep[int(gap > 0), np.searchsorted(edges, abs(gap))]
             if generator.random() >= share:
                 return False
@@ -124,14 +125,14 @@ def learn(pairs: Sequence[Judged], rounds: int, seed: int) -> Adversary:
         edge = np.quantile(np.abs(gaps), np.arange(1, _BINS) / _BINS)
         bins = np.searchsorted(edge, np.abs(gaps))
         counts = np.stack(
-            [np.bincount(bins[side], minlength=_BINS) for side in (gaps <= 0, gaps > 0)]
+            [np.bincount(bins[side], minlength=_BINS) for side in (gaps < 0, gaps > 0)]
         )
         share = np.minimum(1, counts[::-1] / np.maximum(counts, 1))
         weights.append(fitted)
         edges.append(edge)
         keep.append(share)
         drawn = [generator.random() for _ in left]
-        kept = np.array(drawn) < share[(gaps > 0).astype(int), bins]
+        kept = (gaps == 0) | (np.array(drawn) < share[(gaps > 0).astype(int), bins])
         left = [pair for pair, stays in zip(left, kept, strict=True) if stays]
     return Adversary(*(np.asarray(each, np.float32) for each in (weights, edges, keep)))
 

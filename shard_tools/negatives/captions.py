@@ -67,7 +67,22 @@ class CaptionText:
                 return word
         return "$"
 
+    def governed_stems(self, end: int) -> frozenset[str]:
+        """What the words of the phrase that a relation ending at `end` governs are forms of."""
+        found: set[str] = set()
+        for word in self.context[end : end + _PHRASE_WORDS]:
+            if word in _PHRASE_ENDS:
+                break
+            if word not in _DETERMINERS:
+                found |= english.stems(word)
+        return frozenset(found)
 
+
+# A phrase is looked at so far, or up to what certainly is no more of it.
+_PHRASE_WORDS = 6
+_PHRASE_ENDS = frozenset(
+    "$ , ; : and of in on at with by to from for that which who while is are was were has".split()  # noqa: SIM905
+)
 _CONTEXT_WORDS = {"an": "a", ".": "$"}
 
 
@@ -79,7 +94,7 @@ class Mentioned:
         lemmas: of every form in any caption, in whatever role.
         several: the lemmas of which a form may speak of several things.
         annotated: lemmas of annotated objects.
-        governed: of a lexicon of relations, (lemma, word that it governs).
+        governed: of a lexicon of relations, (lemma, what a word that it governs is a form of).
         held: what its scene may show unmentioned.
     """
 
@@ -122,8 +137,9 @@ class SampleText:
                     several.add(form.lemma)
             if lexicon.role == "relation":
                 governed |= {
-                    (mention.form.lemma, caption.governed(mention.end))
+                    (mention.form.lemma, stem)
                     for mention in caption.mentions(lexicon)
+                    for stem in caption.governed_stems(mention.end)
                 }
         annotated = set()
         for name in self.objects:

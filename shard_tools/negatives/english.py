@@ -138,9 +138,14 @@ def match_case(model: str, word: str, all_caps: bool) -> str:
     """`word` written as `model` is: ALL CAPS inside such a caption, or with a first capital."""
     if all_caps:
         return word.upper()
-    if model[:1].isupper():
-        return word[:1].upper() + word[1:]
+    if model[:1].isupper() and not model[1:2].isupper():  # "TV" has capitals anywhere
+        return capitalized(word)
     return word
+
+
+def capitalized(word: str) -> str:
+    """`word` with a first capital, the rest as it is."""
+    return word[:1].upper() + word[1:]
 
 
 def with_article(before: str, word: str, all_caps: bool) -> str:

@@ -280,11 +280,12 @@ class CountedFrequencies(Frequencies):
 
     def mixture(self, caption: CaptionText, mention: Mention) -> Mixture:
         rest, parts = 1.0, []
+        last = f"{self._lexicon.groups[mention.form.lemma]}/{mention.form.shape}|"
         for key in contexts_of(self._lexicon, caption, mention):
             context = self._context(key)
             if context is not None:
                 share = context.total / (context.total + context.kinds)
-                if key.endswith("|"):  # no word around it: takes all that is left
+                if key == last:  # no word around it: takes all that is left
                     share = 1.0
                 parts.append((rest * share, context))
                 rest *= 1 - share
@@ -347,7 +348,8 @@ def balanced(
     Of `draws` draws, a form of probability p comes up at least once with 1 - (1 - p)^draws, which
     favours rare words: per occurrence by h(p) = (1 - (1 - p)^draws) / p. A form that comes up is
     kept with min(1, h(p_source) / h(p_form) * openness), so that the flow from a to b equals that
-    from b to a however often is drawn.
+    from b to a however often is drawn. That is exact in one context; that contexts are mixed, and
+    that of many proposals few are stored, leaves a rest, which `bench negatives` measures.
     """
     drawn: dict[tuple[str, ...], Form] = {}
     for form in mixture.draw(draws, generator):

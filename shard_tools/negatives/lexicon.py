@@ -80,7 +80,7 @@ class Word:
 class Exchange:
     """Any word of `sources` may be replaced by any of `targets` where the conditions hold.
 
-    Conditions look at the caption's other words, as they stand or as lemmas; an empty tuple asks
+    Conditions look at the caption's other words, as they stand or as lemmas; an empty one asks
     for nothing. What heads, after and before are is said at `roles.Use`.
     """
 
@@ -139,7 +139,7 @@ class Lexicon:
 
     Attributes:
         concept: what its edits change.
-        role: `noun`, `adjective` or `relation`: how a word must be used to be replaced.
+        role: of ROLES: how a word must be used to be replaced.
         words: by lemma.
         exchanges: in the file's order.
         scenes: see Scene.

@@ -276,12 +276,17 @@ def holds(exchange: Exchange, use: Use, role: str) -> bool:
 
 
 def countable_as(source: Word, target: Word, use: Use) -> bool:
-    """Whether the target can stand where the source does: 'some cake' takes no sandwich."""
+    """Whether the target can stand where the source does: 'some cake' takes no sandwich.
+
+    What holds for a word that goes holds for one that comes, or text alone could tell them.
+    """
+    if target.number == "count" and target.plural_form() == target.lemma:
+        return use.countable == "single"  # "the sheep" may be one or several
     if use.countable == "plural":
         return target.number != "mass"
     if use.countable == "single":
         return target.number in ("count", "both")
     if use.countable == "mass":
         return target.number in ("mass", "both")
-    # "the cake" may be one cake or some cake: the target must be what the source can be.
-    return target.number == "both" or target.number == source.number
+    # "the cake" may be one cake or some cake: the target must be what the source is.
+    return target.number == source.number

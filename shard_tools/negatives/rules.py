@@ -42,10 +42,9 @@ def refusal(
     mentioned = sample.mentioned(lexicon)
     family = lexicon.family(target)
     if lexicon.role == "relation":
-        governed = caption.governed(mention.end)
-        if any((lemma, governed) in mentioned.governed for lemma in family) or any(
-            other.form.lemma in family for other in caption.mentions(lexicon)
-        ):
+        governed = caption.governed_stems(mention.end)
+        said = ((lemma, stem) in mentioned.governed for lemma in family for stem in governed)
+        if any(said) or any(other.form.lemma in family for other in caption.mentions(lexicon)):
             return "mentioned_elsewhere"
         return ""
     if mentioned.annotated and _is_annotated(lexicon, mentioned.annotated, family, target):

@@ -24,7 +24,8 @@ def test_a_sample_knows_what_it_mentions() -> None:
 def test_relations_are_known_with_what_they_govern() -> None:
     sample = SampleText.of(("A cat on the two tables.", "A cup BENEATH his CHAIR, under an."))
     governed = sample.mentioned(load_lexicon("location")).governed
-    assert governed == {("on", "tables"), ("beneath", "chair"), ("under", "$")}
+    assert {lemma for lemma, _ in governed} == {"on", "beneath"}
+    assert {("on", "tables"), ("on", "table"), ("beneath", "chair")} <= governed
 
 
 @pytest.mark.parametrize(

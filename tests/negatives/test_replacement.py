@@ -179,3 +179,23 @@ def test_articles_agree_in_every_negative(propose: Proposer) -> None:
         assert len(made) > 3
         for negative in made:
             assert not wrong.search(negative.text), negative.text
+
+
+def test_an_adjective_does_not_hide_what_a_relation_governs(propose: Proposer) -> None:
+    captions = ("A cat on the bed.", "One cat is on the bed, another is under the large bed.")
+    assert not {n.target for n in propose(*captions).negatives if n.source == "on"} & {"under"}
+
+
+def test_the_capitals_of_tv_are_no_capital(propose: Proposer) -> None:
+    targets = {n.target for n in propose("A TV on a wooden desk.").negatives if n.source == "TV"}
+    assert targets
+    assert all(target.islower() for target in targets)
+    opening = {n.text for n in propose("TV on a desk by a wall.").negatives if n.source == "TV"}
+    assert all(text[0].isupper() for text in opening)
+
+
+def test_a_word_comes_only_where_it_could_go(propose: Proposer) -> None:
+    """ "The sheep" may be one or several, and is left alone: so it does not come there either."""
+    assert "sheep" not in {n.target for n in propose("The cow is brown.").negatives}
+    assert "sheep" in {n.target for n in propose("A cow is brown.").negatives}
+    assert "pizza" not in {n.target for n in propose("The apple is red.").negatives}

@@ -93,6 +93,8 @@ def edited(
     text = caption.text
     source = text[start:end]
     word = english.match_case(source, target, caption.all_caps)
+    if source[:1].isupper() and not any(map(str.isalnum, text[:start])):
+        word = english.capitalized(word)  # it opens the caption
     before = english.with_article(text[:start], word, caption.all_caps)
     return Negative(
         text=before + word + text[end:],

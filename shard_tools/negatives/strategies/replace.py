@@ -123,6 +123,8 @@ class ConceptReplacement:
                 for exchange in lexicon.exchanges_of(source.lemma)
             ):
                 task.rejects["context"] += 1
+            elif lexicon.role == "noun" and target.ambiguous and not use.determined:
+                task.rejects["role"] += 1
             elif lexicon.role == "noun" and not countable_as(source, target, use):
                 task.rejects["number"] += 1
             else:

@@ -68,7 +68,8 @@ class Swap:
     1. each can stand where the other does: the lexicons exchange them both ways with what is
        around them, or both are living things, and their number is the same;
     2. no list and no relation that holds both ways is between them ("next to", "with");
-    3. neither is mentioned twice, and no other caption of the image says the swapped thing.
+    3. neither is mentioned twice, and of nouns and adjectives, no other caption of the image says
+       the swapped thing.
     That leaves a swap to few captions: in COCO's, of 750 pairs of nouns that grammar lets change
     places, 17 stand as well in the other's place by the corpus's frequencies. `plausible: false`
     drops rule 1 for nouns but for their number, where one is the subject of the other, neither
