@@ -10,6 +10,7 @@ from hnpretrain.shards.marker import Marker, marker_name
 from shard_tools import folder
 from shard_tools.settings import BuildSettings
 from shard_tools.sources import BAD_CAPTION, BROKEN_TAR, SourceShard
+from shard_tools.sources.tars import TarShard
 
 
 def finish(
@@ -65,7 +66,10 @@ def _markers_of_others(
         return [], missing  # known without reading any
 
     def look(shard: SourceShard) -> Marker | None:
-        marker = folder.committed(settings.output, shard, configuration, sizes)
+        # A local tar is hashed by the part that it belongs to: the last would read all data.
+        hashed = isinstance(shard, TarShard) and not shard.mark
+        agree = folder.committed if hashed else folder.finished
+        marker = agree(settings.output, shard, configuration, sizes)
         return None if marker is None else folder.essentials_of(marker)
 
     found = folder.in_threads(look, others)

@@ -118,7 +118,8 @@ def build(settings: BuildSettings, report: Report = lambda _: None) -> BuildResu
         if to_do:
             # Before any is built: what the other parts find is then of this run, or missing.
             stale = {marker_name(shard.name) for shard in to_do} & sizes.keys()
-            folder.remove(settings.output, [INDEX_NAME, *stale])
+            with shared(settings, report):  # no other part may be summing up meanwhile
+                folder.remove(settings.output, [INDEX_NAME, *stale])
             task = Task(settings.output, settings.max_pixels, settings.decodes, configuration)
             markers += _build_all(to_do, len(kept), settings, task, maker, table, report, hold)
         hold.check()

@@ -299,7 +299,10 @@ class _BeatingHold(Hold):
 
         def create(fs: Any, inner: str, **limit: float) -> None:
             try:
-                fs.pipe_file(inner, self._bytes(), mode="create", **limit)
+                if isinstance(fs, LocalFileSystem):
+                    self._link(Path(inner))  # fsspec's own is neither exclusive nor whole
+                else:
+                    fs.pipe_file(inner, self._bytes(), mode="create", **limit)
             except Exception:  # stores have many names for "it is there already"
                 if _read_beat(self._path) is None:
                     raise
@@ -312,6 +315,15 @@ class _BeatingHold(Hold):
             raise OSError(f"{self._path} was removed as soon as it was written")
         if found.owner != self._owner:
             raise Locked(self._path, str(found))
+
+    def _link(self, path: Path) -> None:
+        """The file appears whole, or FileExistsError."""
+        beside = path.with_name(f".{path.name}.{self._owner.token}.tmp")
+        try:
+            beside.write_bytes(self._bytes())
+            os.link(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
 
     def _bytes(self) -> bytes:
         return _Beat(self._owner, time.time()).to_bytes()
@@ -337,8 +349,9 @@ class _BeatingHold(Hold):
     def release(self) -> None:
         self._released.set()
         self._thread.join()
-        if self._lost is None:
-            with contextlib.suppress(OSError):  # left behind, it will be stale
+        with contextlib.suppress(OSError):  # left behind, it will be stale
+            self._look()
+            if self._lost is None:
                 storage.remove(self._path)
 
 

@@ -149,10 +149,16 @@ def count_words(
     shards: Sequence[SourceShard],
     report: Callable[[CountState | WaitState], None],
 ) -> FrequencyTable:
-    """The folder's own table; it is counted, unless it is there and of the same lexicons."""
+    """The folder's own table; it is counted, unless it is there and of the same lexicons.
+
+    Raises:
+        ValueError: as `settle`: the folder's shards were made with another table, which stays.
+    """
     with shared(settings, report):
-        table = known_table(settings)
-        return _count(settings, shards, report) if table is None else table
+        settled = settle(settings, shards)
+        if settled.counts or settled.table is None:
+            return _count(settings, shards, report)
+        return settled.table
 
 
 def _count(

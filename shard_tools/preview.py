@@ -56,7 +56,8 @@ def print_sample(console: Console, shard: str, sample: Sample) -> None:
         console.print(Text("  + ").append_text(_positive(caption)))
         for negative in caption.negatives:
             line = Text("    - ").append_text(_changed(caption, negative))
-            console.print(line.append(f"  {negative.concept}/{negative.strategy}", style="dim"))
+            kind = _printable(f"{negative.concept}/{negative.strategy}")
+            console.print(line.append(f"  {kind}", style="dim"))
     console.print()
 
 

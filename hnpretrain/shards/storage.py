@@ -93,7 +93,7 @@ def ask(path: str, what: str, request: Callable[..., T], seconds: float | None =
     Raises:
         OSError: it failed for good, or too often. All that a store raises becomes one: s3fs
             lets botocore's own errors through (no connection, no credentials).
-        ValueError: as `filesystem`, or the store takes the path for wrong.
+        ValueError: as `filesystem`.
     """
     fs, inner = filesystem(path)
     seconds = _TRY_SECONDS if seconds is None else seconds
@@ -102,9 +102,10 @@ def ask(path: str, what: str, request: Callable[..., T], seconds: float | None =
     for attempt in range(_ATTEMPTS):
         try:
             return request(fs, inner, **limit)
-        except (*_FINAL_ERRORS, ValueError):
+        except _FINAL_ERRORS:
             raise
         except Exception as error:
+            # A store's client may also raise ValueError, of an answer that it can't read.
             final = not isinstance(error, OSError) and isinstance(fs, LocalFileSystem)
             if final or getattr(error, "errno", None) in _FINAL_NUMBERS:
                 raise

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hnpretrain.shards import storage
+from hnpretrain.shards.tar import MAX_MEMBER_BYTES
 from shard_tools.sources.base import SourceSettings, SourceShard, fingerprint_of, require_file
 from shard_tools.sources.manifest import (
     Fields,
@@ -89,6 +90,7 @@ class Delimited:
             yield dict(zip(self.columns, values, strict=True))
 
     def _values(self, lines: Iterable[bytes]) -> Iterator[list[str]]:
+        csv.field_size_limit(MAX_MEMBER_BYTES)  # Python's own limit is 128 KiB
         reader = csv.reader(
             (line.decode() for line in lines),
             delimiter=self.delimiter,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from shard_tools.dry_run import plan
-from shard_tools.job import build
+from shard_tools.job import build, count
 from shard_tools.lock import locked
 from shard_tools.negatives import NegativeSettings
 from shard_tools.settings import BuildSettings
@@ -235,6 +236,37 @@ def test_a_part_that_redoes_shards_takes_the_index_away(
     result = job(0)
     assert (result.built, result.kept, result.owed, result.index.samples) == (1, 2, 0, 6)
     assert (tmp_path / "out" / "index.json").exists()
+
+
+def test_a_part_does_not_finish_with_another_s_outdated_shard(
+    tmp_path: Path, few_photos: Path
+) -> None:
+    out, own = tmp_path / "out", tmp_path / "own.jsonl"
+    own.write_bytes(few_photos.read_bytes())
+    for part in (0, 1):
+        build(settings_of(out, own, part=part, parts=2))
+    lines = own.read_text("utf-8").splitlines()
+    record = json.loads(lines[2])  # of the second shard, which is part 1's
+    record["captions"] = ["A caption that was not there."]
+    own.write_text("\n".join([*lines[:2], json.dumps(record), *lines[3:]]) + "\n", "utf-8")
+    (out / "index.json").unlink()
+    assert build(settings_of(out, own, part=0, parts=2)).owed == 1
+    assert not (out / "index.json").exists()
+    assert build(settings_of(out, own, part=1, parts=2)).built == 1
+    assert (out / "index.json").exists()
+
+
+def test_counting_keeps_the_table_that_shards_were_made_with(
+    built: Path, few_photos: Path, tmp_path: Path
+) -> None:
+    lexicon = tmp_path / "size.yaml"
+    lexicon.write_text("concept: size\nextends: builtin\nwords: [roomy]\n")
+    before = folder_bytes(built)
+    settings = settings_of(built, few_photos)
+    settings.negatives = NegativeSettings(lexicons={"size": str(lexicon)})
+    with pytest.raises(ValueError, match="was made with other settings"):
+        count(settings)
+    assert folder_bytes(built) == before
 
 
 def test_parts_side_by_side(tmp_path: Path, few_photos: Path) -> None:

@@ -222,3 +222,31 @@ def test_a_file_system_without_flock_gets_a_lock_that_beats(
     with locked(path), pytest.raises(Locked, match="last sign of life"), locked(path):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_without_flock_is_exclusive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight threads that begin together, many times: one has it, and nobody finds half a lock."""
+    monkeypatch.setattr("shard_tools.lock._has_flock", lambda _: False)
+    path = str(tmp_path / ".lock")
+    (tmp_path / "stays").touch()
+    inside = 0
+    together = threading.Barrier(8)
+
+    def take() -> str:
+        nonlocal inside
+        together.wait()
+        try:
+            with locked(path):
+                inside += 1
+                alone = inside == 1
+                together.wait()  # until all have tried
+                inside -= 1
+                return "had it" if alone else "shared it"
+        except Locked:
+            together.wait()
+            return "refused"
+
+    for _ in range(20):
+        with ThreadPoolExecutor(8) as pool:
+            found = sorted(future.result() for future in [pool.submit(take) for _ in range(8)])
+        assert found == ["had it"] + ["refused"] * 7

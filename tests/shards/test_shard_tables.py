@@ -123,6 +123,13 @@ def test_excel_s_mark_and_blank_lines_are_no_data(tmp_path: Path) -> None:
     assert [texts.captions for texts in shard.read_texts()] == [("a car",)]
 
 
+def test_a_caption_as_long_as_a_book_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("image,caption\na.jpg," + "word " * 60_000 + "\n")
+    (shard,) = plan_source(settings_of(path), 1)
+    assert [len(texts.captions[0]) for texts in shard.read_texts()] == [299_999]
+
+
 @pytest.mark.parametrize(
     "content, message",
     [
