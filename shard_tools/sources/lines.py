@@ -8,8 +8,8 @@
 and extension. `objects` (names) or `instances` (each with a `category`) name what is in the image.
 All fields but `key`, `captions` and `caption` go into the sample's `meta` as they are.
 
-Planning reads the file once and keeps only keys and byte positions, so that a manifest of many
-millions of lines needs little memory; the worker reads its own range of lines again.
+Planning reads the file once and keeps only keys (about 120 bytes each) and byte positions; the
+worker reads its own range of lines again.
 """
 
 from __future__ import annotations

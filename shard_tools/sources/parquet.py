@@ -112,18 +112,21 @@ def _rows(path: str, start: int = 0) -> Generator[dict[str, Any], None, None]:
     import pyarrow as pa
     from pyarrow import parquet
 
+    bytes_types = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
     try:
         with contextlib.closing(_open(path)) as data, parquet.ParquetFile(data) as file:
             columns = [
                 field.name
                 for field in file.schema_arrow
-                if not (pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type))
+                if not any(is_bytes(field.type) for is_bytes in bytes_types)
             ]
             groups, skipped = _groups_from(file.metadata, start)
             batches = file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=columns)
-            rows = (row for batch in batches for row in batch.to_pylist())
-            for row in itertools.islice(rows, skipped, None):
-                yield json.loads(json.dumps(row, default=_text))
+            for batch in batches:
+                here = min(skipped, batch.num_rows)  # dropped before they become Python's objects
+                skipped -= here
+                for row in batch.slice(here).to_pylist():
+                    yield json.loads(json.dumps(row, default=_text))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ValueError(f"{path}: not a parquet file that can be read: {error}") from error
 

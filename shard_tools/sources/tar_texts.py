@@ -48,14 +48,15 @@ def read_texts(file: IO[bytes]) -> Iterator[RawSample]:
                 if not (info.isfile() and stem and extension.lower() in _TEXTS):
                     continue
                 key = folder + slash + stem
-                if sample is None or sample.key != key:
+                extension = extension.lower()
+                if sample is None or sample.key != key or extension in sample.members:
                     if sample is not None:
                         yield sample
                     sample = RawSample(key)
                 if info.size <= MAX_MEMBER_BYTES:
                     content = archive.extractfile(info)
                     assert content is not None  # a regular file always has content
-                    sample.members[extension.lower()] = content.read()
+                    sample.members[extension] = content.read()
     except (tarfile.TarError, RecursionError) as error:
         raise ValueError(f"not a whole tar: {error}") from error
     if sample is not None:
