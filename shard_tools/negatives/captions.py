@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -94,14 +94,14 @@ class Mentioned:
         lemmas: of every form in any caption, in whatever role.
         several: the lemmas of which a form may speak of several things.
         annotated: lemmas of annotated objects.
-        governed: of a lexicon of relations, (lemma, what a word that it governs is a form of).
+        governed: of a lexicon of relations, lemma to what the words that it governs are forms of.
         held: what its scene may show unmentioned.
     """
 
     lemmas: frozenset[str]
     several: frozenset[str]
     annotated: frozenset[str]
-    governed: frozenset[tuple[str, str]]
+    governed: Mapping[str, frozenset[str]]
     held: frozenset[str]
 
 
@@ -129,18 +129,18 @@ class SampleText:
         return frozenset(english.plain(caption.text) for caption in self.captions)
 
     def _find(self, lexicon: Lexicon) -> Mentioned:
-        lemmas, several, governed = set(), set(), set()
+        lemmas, several = set(), set()
+        governed: dict[str, frozenset[str]] = {}
         for caption in self.captions:
             for form in lexicon.forms_in(caption.words.lower):
                 lemmas.add(form.lemma)
                 if form.several:
                     several.add(form.lemma)
             if lexicon.role == "relation":
-                governed |= {
-                    (mention.form.lemma, stem)
-                    for mention in caption.mentions(lexicon)
-                    for stem in caption.governed_stems(mention.end)
-                }
+                for mention in caption.mentions(lexicon):
+                    lemma = mention.form.lemma
+                    stems = caption.governed_stems(mention.end)
+                    governed[lemma] = governed.get(lemma, frozenset()) | stems
         annotated = set()
         for name in self.objects:
             known = lexicon.forms.get(english.words_of(name).lower)
@@ -150,7 +150,7 @@ class SampleText:
             lemmas=frozenset(lemmas),
             several=frozenset(several),
             annotated=frozenset(annotated),
-            governed=frozenset(governed),
+            governed=governed,
             held=lexicon.held_with(lemmas | annotated),
         )
 

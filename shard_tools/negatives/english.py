@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 # Endings, and what may stand in their place in the lemma.
 _ENDINGS = (
@@ -107,6 +108,7 @@ def _doubled(verb: str) -> str:
     return verb + verb[-1] if re.fullmatch(r"[^aeiou]*[aeiou][^aeiouwxy]", verb) else verb
 
 
+@lru_cache(2**16)
 def stems(word: str) -> frozenset[str]:
     """What a lower-case word may be a form of, itself included ('riding' -> 'ride', also 'rid').
 

@@ -43,8 +43,10 @@ def refusal(
     family = lexicon.family(target)
     if lexicon.role == "relation":
         governed = caption.governed_stems(mention.end)
-        said = ((lemma, stem) in mentioned.governed for lemma in family for stem in governed)
-        if any(said) or any(other.form.lemma in family for other in caption.mentions(lexicon)):
+        said = mentioned.governed
+        if any(lemma in said and not said[lemma].isdisjoint(governed) for lemma in family):
+            return "mentioned_elsewhere"
+        if any(other.form.lemma in family for other in caption.mentions(lexicon)):
             return "mentioned_elsewhere"
         return ""
     if mentioned.annotated and _is_annotated(lexicon, mentioned.annotated, family, target):
