@@ -24,7 +24,7 @@ MAX_SAMPLE_BYTES = 2 * MAX_MEMBER_BYTES
 # A header extension larger than this is refused: tarfile searches them in quadratic time
 # (CVE-2024-6232), 0.1 s for 8 KiB, hours for 1 MiB.
 MAX_HEADER_BYTES = 8 * 2**10
-_HEADER_EXTENSIONS = (
+HEADER_EXTENSIONS = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
     tarfile.SOLARIS_XHDTYPE,
@@ -101,7 +101,7 @@ class _StrictInfo(tarfile.TarInfo):
             if any(buf):
                 raise tarfile.ReadError(f"a broken header: {error}") from error
             raise  # nothing, or zeros: the end
-        if info.type in _HEADER_EXTENSIONS and info.size > MAX_HEADER_BYTES:
+        if info.type in HEADER_EXTENSIONS and info.size > MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {info.size} bytes")
         return info
 

@@ -6,16 +6,9 @@ import tarfile
 from collections.abc import Iterator
 from typing import IO
 
-from hnpretrain.shards.tar import MAX_HEADER_BYTES, MAX_MEMBER_BYTES, RawSample
+from hnpretrain.shards.tar import HEADER_EXTENSIONS, MAX_HEADER_BYTES, MAX_MEMBER_BYTES, RawSample
 
 _TEXTS = ("txt", "json")
-_HEADER_EXTENSIONS = (
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-)
 
 
 class _SmallHeaders(tarfile.TarInfo):
@@ -24,7 +17,7 @@ class _SmallHeaders(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _SmallHeaders:
         info = super().frombuf(buf, encoding, errors)
-        if info.type in _HEADER_EXTENSIONS and info.size > MAX_HEADER_BYTES:
+        if info.type in HEADER_EXTENSIONS and info.size > MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {info.size} bytes")
         return info
 

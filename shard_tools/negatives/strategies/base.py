@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from hnpretrain.shards.schema import Negative
-from shard_tools.negatives import english
+from shard_tools.negatives import english, rules
 from shard_tools.negatives.captions import CaptionText, SampleText, TaggedCaption
 
 
@@ -55,6 +55,14 @@ class Task:
         """Random numbers for this caption and strategy, whatever worker makes it and when."""
         identity = json.dumps(self.identity).encode()
         return random.Random(int.from_bytes(hashlib.sha256(identity).digest()[:8], "big"))
+
+
+def denies(task: Task) -> bool:
+    """Whether the caption denies something, and is therefore left alone; counted as `negated`."""
+    denied = rules.denies(task.caption)
+    if denied:
+        task.rejects["negated"] += 1
+    return denied
 
 
 class Strategy(Protocol):

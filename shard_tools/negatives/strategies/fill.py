@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from shard_tools.negatives import english, rules
+from shard_tools.negatives import english
 from shard_tools.negatives.captions import TaggedCaption
-from shard_tools.negatives.strategies.base import Proposal, Task, edited
+from shard_tools.negatives.strategies.base import Proposal, Task, denies, edited
 from shard_tools.negatives.strategies.guards import CONCEPTS, PARTS, ROLES, Guards
 from shard_tools.negatives.strategies.masked_model import Gap, MaskedModel
 from shard_tools.negatives.strategies.phrases import FIXED_DETERMINERS, UNDESCRIBING
@@ -60,10 +60,7 @@ class Fill:
         """True unless the caption is empty or denies something."""
         if not task.caption.words.lower:
             return None
-        if rules.denies(task.caption):
-            task.rejects["negated"] += 1
-            return None
-        return True
+        return None if denies(task) else True
 
     def finish(self, begun: Sequence[tuple[Task, TaggedCaption, bool]]) -> list[list[Proposal]]:
         """See Strategy."""

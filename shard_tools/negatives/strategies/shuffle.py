@@ -9,10 +9,9 @@ from itertools import pairwise
 from typing import Any
 
 from hnpretrain.shards.schema import Negative
-from shard_tools.negatives import rules
 from shard_tools.negatives.captions import CaptionText, TaggedCaption
 from shard_tools.negatives.roles import ADJECTIVES, NOUNS, VERBS
-from shard_tools.negatives.strategies.base import Proposal, Task, edited
+from shard_tools.negatives.strategies.base import Proposal, Task, denies, edited
 from shard_tools.negatives.strategies.phrases import symmetric
 
 _TRIES = 8
@@ -55,10 +54,7 @@ class Shuffle:
         if len(task.caption.words.lower) < _FEWEST_WORDS:
             task.rejects["short"] += 1
             return None
-        if rules.denies(task.caption):
-            task.rejects["negated"] += 1
-            return None
-        return True
+        return None if denies(task) else True
 
     def finish(self, begun: Sequence[tuple[Task, TaggedCaption, bool]]) -> list[list[Proposal]]:
         """See Strategy."""

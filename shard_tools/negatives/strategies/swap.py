@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import Any
 
-from shard_tools.negatives import english, rules
+from shard_tools.negatives import english
 from shard_tools.negatives.captions import SampleText, TaggedCaption
 from shard_tools.negatives.lexicon import Lexicon, Mention
 from shard_tools.negatives.roles import ADJECTIVES, NOUNS, VERBS, Use, countable_as, fits, use_of
-from shard_tools.negatives.strategies.base import Proposal, Task
+from shard_tools.negatives.strategies.base import Proposal, Task, denies
 from shard_tools.negatives.strategies.clauses import (
     PRONOUNS,
     adverbs,
@@ -124,10 +124,7 @@ class Swap:
         )
         if not pairable:
             return None
-        if rules.denies(caption):
-            task.rejects["negated"] += 1
-            return None
-        return True
+        return None if denies(task) else True
 
     def finish(self, begun: Sequence[tuple[Task, TaggedCaption, bool]]) -> list[list[Proposal]]:
         """See Strategy."""

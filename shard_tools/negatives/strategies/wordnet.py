@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
 
-from shard_tools.negatives import english, rules
+from shard_tools.negatives import english
 from shard_tools.negatives.captions import TaggedCaption
 from shard_tools.negatives.lexicon import Word
 from shard_tools.negatives.roles import NOUNS
-from shard_tools.negatives.strategies.base import Proposal, Task, edited
+from shard_tools.negatives.strategies.base import Proposal, Task, denies, edited
 from shard_tools.negatives.strategies.guards import CONCEPTS, PARTS, ROLES, SENSES, Guards
 from shard_tools.negatives.strategies.places import places_of
 from shard_tools.negatives.wndb import ADJECTIVE, NOUN, VERB, Synset, WordNet
@@ -65,10 +65,7 @@ class WordNetReplacement:
         """True unless the caption is empty or denies something."""
         if not task.caption.words.lower:
             return None
-        if rules.denies(task.caption):
-            task.rejects["negated"] += 1
-            return None
-        return True
+        return None if denies(task) else True
 
     def finish(self, begun: Sequence[tuple[Task, TaggedCaption, bool]]) -> list[list[Proposal]]:
         """See Strategy."""
