@@ -163,7 +163,7 @@ def _difference(pair: Judged) -> tuple[list[int], list[int]]:
 
 
 def _ngrams(text: str) -> Iterator[int]:
-    words = english.words_of(text).lower
+    words = english.Words(text).lower
     for length in (1, 2, 3):
         for start in range(len(words) - length + 1):
             yield zlib.crc32(" ".join(words[start : start + length]).encode()) % _FEATURES

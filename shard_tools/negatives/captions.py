@@ -43,7 +43,7 @@ class CaptionText:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.words = english.words_of(text)
+        self.words = english.Words(text)
         self._mentions: dict[str, list[Mention]] = {}
 
     @cached_property
@@ -52,13 +52,19 @@ class CaptionText:
 
     @cached_property
     def context(self) -> tuple[str, ...]:
-        return tuple(_CONTEXT_WORDS.get(word, word) for word in self.words.lower)
+        words = self.words.lower
+        return tuple(map(_CONTEXT_WORDS.get, words, words))
 
     def mentions(self, lexicon: Lexicon) -> list[Mention]:
         """`Lexicon.mentions` of this caption, found once."""
         if lexicon.concept not in self._mentions:
             self._mentions[lexicon.concept] = lexicon.mentions(self.words.lower)
         return self._mentions[lexicon.concept]
+
+    def span_of(self, mention: Mention) -> tuple[int, int]:
+        """The mention's [start, end) in characters."""
+        spans = self.words.spans
+        return spans[mention.start][0], spans[mention.end - 1][1]
 
     def governed(self, end: int) -> str:
         """The first word from `end` on that is no determiner: what a relation there governs."""
@@ -143,7 +149,7 @@ class SampleText:
                     governed[lemma] = governed.get(lemma, frozenset()) | stems
         annotated = set()
         for name in self.objects:
-            known = lexicon.forms.get(english.words_of(name).lower)
+            known = lexicon.forms.get(english.Words(name).lower)
             if known is not None:
                 annotated.add(known.lemma)
         return Mentioned(
@@ -168,8 +174,8 @@ class TaggedCaption:
         """Takes what is needed of a spaCy document, in one go: its tokens are slow one by one."""
         self.caption = caption
         rows = doc.to_array(["TAG", "IDX", "LENGTH"]).tolist()
-        strings, lower = doc.vocab.strings, doc.text.lower()
-        same_places = len(lower) == len(doc.text)  # some letters grow when lowered
+        strings, lower = doc.vocab.strings, caption.text.lower()
+        same_places = len(lower) == len(caption.text)  # some letters grow when lowered
         self.tags = [strings[tag] for tag, _, _ in rows]
         self.starts = [start for _, start, _ in rows]
         self.ends = [start + length for _, start, length in rows]
@@ -181,10 +187,10 @@ class TaggedCaption:
 
     def tokens_of(self, mention: Mention) -> range:
         """Places of the mention's tokens; empty where spaCy cuts the text otherwise."""
-        words = self.caption.words
+        start, end = self.caption.span_of(mention)
         try:
-            first = self.starts.index(words.starts[mention.start])
-            last = self.ends.index(words.ends[mention.end - 1], first)
+            first = self.starts.index(start)
+            last = self.ends.index(end, first)
         except ValueError:
             return range(0)
         return range(first, last + 1)

@@ -8,8 +8,7 @@ shard's time.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 # Endings, and what may stand in their place in the lemma.
 _ENDINGS = (
@@ -50,19 +49,21 @@ _IRREGULAR = {
 }
 
 
-@dataclass(frozen=True)
 class Words:
-    """The words and single symbols of a text: lower-case forms, [start, end) in characters."""
+    """The words and symbols of a text. Lexicon phrases and captions are cut by this one rule.
 
-    lower: tuple[str, ...]
-    starts: tuple[int, ...]
-    ends: tuple[int, ...]
+    Attributes:
+        lower: the words in lower case.
+        spans: each word's [start, end) in characters; found when asked for.
+    """
 
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self.lower = tuple(map(str.lower, _WORD.findall(text)))
 
-def words_of(text: str) -> Words:
-    """The words and symbols of a text. Lexicon phrases and captions are cut by this one rule."""
-    found = [(m.group().lower(), m.start(), m.end()) for m in _WORD.finditer(text)]
-    return Words(*zip(*found, strict=True)) if found else Words((), (), ())
+    @cached_property
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        return tuple(word.span() for word in _WORD.finditer(self._text))
 
 
 def plain(text: str) -> str:

@@ -220,7 +220,9 @@ class Mixture:
             place = random_number()
             for weight, context in parts:
                 if place < weight:
-                    forms.append(context.at(place / weight))
+                    # Of all its occurrences laid end to end, the one at this place.
+                    at = bisect_right(context.inner_ends, place / weight * context.total)
+                    forms.append(context.forms[at])
                     break
                 place -= weight
         return forms
@@ -284,7 +286,7 @@ class CountedFrequencies(Frequencies):
         for key in contexts_of(self._lexicon, caption, mention):
             context = self._context(key)
             if context is not None:
-                share = context.total / (context.total + context.kinds)
+                share = context.total / (context.total + len(context.forms))
                 if key == last:  # no word around it: takes all that is left
                     share = 1.0
                 parts.append((rest * share, context))
@@ -316,20 +318,19 @@ class CountedFrequencies(Frequencies):
 
 
 class _Context:
-    """The forms counted in one context."""
+    """The forms counted in one context.
+
+    Attributes:
+        forms: by their words.
+        inner_ends: where each but the last one's occurrences end, laid end to end.
+        total: all occurrences.
+    """
 
     def __init__(self, counts: Mapping[Form, int]) -> None:
         ordered = sorted(counts.items(), key=lambda item: item[0].words)
-        self._forms = [form for form, _ in ordered]
-        ends = list(accumulate(count for _, count in ordered))
-        self._inner_ends = ends[:-1]
+        self.forms = [form for form, _ in ordered]
+        *self.inner_ends, self.total = accumulate(count for _, count in ordered)
         self._counts = {form.words: count for form, count in ordered}
-        self.total = ends[-1]
-        self.kinds = len(ordered)
-
-    def at(self, place: float) -> Form:
-        """The form at a place between 0 and 1 of all occurrences laid end to end."""
-        return self._forms[bisect_right(self._inner_ends, place * self.total)]
 
     def share(self, form: Form) -> float:
         return self._counts.get(form.words, 0) / self.total

@@ -198,8 +198,10 @@ class Lexicon:
     def mentions(self, words: Sequence[str]) -> list[Mention]:
         """The lexicon's forms in a text's words, left to right, longest first, idioms left out."""
         found: list[Mention] = []
-        after = 0
         starting = self._starting
+        if starting.keys().isdisjoint(words):
+            return found
+        after = 0
         for start, word in enumerate(words):
             if start < after or word not in starting:
                 continue
@@ -215,10 +217,13 @@ class Lexicon:
     def forms_in(self, words: Sequence[str]) -> Iterator[Form]:
         """Every form that stands in a text's words, also inside idioms and longer forms."""
         starting = self._starting
+        if starting.keys().isdisjoint(words):
+            return
         for start, word in enumerate(words):
-            for phrase, form in starting.get(word, ()):
-                if form is not None and tuple(words[start : start + len(phrase)]) == phrase:
-                    yield form
+            if word in starting:
+                for phrase, form in starting[word]:
+                    if form is not None and tuple(words[start : start + len(phrase)]) == phrase:
+                        yield form
 
     def family(self, lemma: str) -> frozenset[str]:
         """The word, what is narrower, and what can be true of the same thing."""
@@ -556,7 +561,7 @@ def _by_first_word(
 
 
 def _phrase(text: str) -> tuple[str, ...]:
-    return english.words_of(text).lower
+    return english.Words(text).lower
 
 
 def _entries(value: object) -> list[Any]:

@@ -59,8 +59,8 @@ class Use:
 
 def use_of(caption: TaggedCaption, mention: Mention, word: Word, role: str) -> Use | None:
     """The use of a mentioned word, or None where it is not clearly used in the role."""
-    words, text = caption.caption.words, caption.caption.text
-    start, end = words.starts[mention.start], words.ends[mention.end - 1]
+    text = caption.caption.text
+    start, end = caption.caption.span_of(mention)
     if (start > 0 and text[start - 1] in "-/") or text[end : end + 1] in ("-", "/"):
         return None
     tokens = caption.tokens_of(mention)

@@ -192,7 +192,7 @@ def test_the_published_mix_runs_on_real_captions(coco: list[CaptionedSample], fo
     made = NegativeMaker(settings, 0, None).make(coco[:150])
     concepts = Counter[str]()
     for one in made:
-        mentioned = {word for c in one.captions for word in english.words_of(c.text).lower}
+        mentioned = {word for c in one.captions for word in english.Words(c.text).lower}
         for caption in one.captions:
             for negative in caption.negatives:
                 check(caption.text, negative)

@@ -232,7 +232,7 @@ def test_nothing_comes_that_was_never_counted(coco: list[CaptionedSample]) -> No
             for negative in caption.negatives:
                 lexicon = lexicons[negative.concept]
                 source, target = (
-                    lexicon.forms[english.words_of(text).lower]
+                    lexicon.forms[english.Words(text).lower]
                     for text in (negative.source, negative.target)
                 )
                 assert (negative.concept, target) in seen

@@ -141,7 +141,7 @@ def test_forms_of_nouns(text: str, lemma: str, shape: str, several: bool) -> Non
 
 def test_mentions_are_the_longest_outside_idioms() -> None:
     lexicon = load_lexicon("object")
-    words = english.words_of("A hot dog stand, a hot dog by a fire truck and a dog").lower
+    words = english.Words("A hot dog stand, a hot dog by a fire truck and a dog").lower
     found = lexicon.mentions(words)
     assert [" ".join(mention.form.words) for mention in found] == ["hot dog", "fire truck", "dog"]
     assert [words[m.start : m.end] for m in found] == [m.form.words for m in found]

@@ -96,7 +96,7 @@ def test_no_place_is_told_elsewhere_of_the_same_thing(
             (mention,) = [
                 each
                 for each in changed.mentions(lexicon)
-                if changed.words.starts[each.start] == start
+                if changed.words.spans[each.start][0] == start
             ]
             assert changed.governed(mention.end) not in told.get(mention.form.lemma, ())
             places += 1

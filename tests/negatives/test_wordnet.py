@@ -151,7 +151,7 @@ def test_the_published_mix_runs_on_real_captions(coco: list[CaptionedSample]) ->
                 check(caption.text, negative)
                 found.add((negative.strategy, negative.concept))
                 if negative.strategy == "wordnet":
-                    mentioned = {w for c in one.captions for w in english.words_of(c.text).lower}
+                    mentioned = {w for c in one.captions for w in english.Words(c.text).lower}
                     assert negative.target.lower() not in mentioned
     assert found >= {("wordnet", concept) for concept in concepts.values()}
     assert found >= {("shuffle", "order"), ("swap", "attribute")}

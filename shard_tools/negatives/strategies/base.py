@@ -34,7 +34,7 @@ class Proposal:
     alike: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Task:
     """One caption to work on.
 
@@ -53,8 +53,9 @@ class Task:
     @cached_property
     def generator(self) -> random.Random:
         """Random numbers for this caption and strategy, whatever worker makes it and when."""
-        identity = json.dumps(self.identity).encode()
-        return random.Random(int.from_bytes(hashlib.sha256(identity).digest()[:8], "big"))
+        seed, key, number, purpose = self.identity
+        text = f'[{seed}, {json.dumps(key)}, {number}, "{purpose}"]'
+        return random.Random(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big"))
 
 
 def denies(task: Task) -> bool:

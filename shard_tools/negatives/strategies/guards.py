@@ -100,7 +100,7 @@ class Guards:
 def _words_of(sample: SampleText) -> set[str]:
     """All words of a sample's captions and of its annotated objects' names."""
     words = {word for caption in sample.captions for word in caption.words.lower}
-    return words | {word for name in sample.objects for word in english.words_of(name).lower}
+    return words | {word for name in sample.objects for word in english.Words(name).lower}
 
 
 def _stems_of(sample: SampleText) -> frozenset[str]:

@@ -113,8 +113,7 @@ class ConceptReplacement:
             # "A train behind a train": one is in front of a train as well.
             task.rejects["repeated"] += 1
             return []
-        words = task.caption.words
-        start, end = words.starts[mention.start], words.ends[mention.end - 1]
+        start, end = task.caption.span_of(mention)
         proposals = []
         for form in forms:
             target = lexicon.words[form.lemma]
