@@ -18,6 +18,7 @@ bytes. A killed job, started again, redoes its unfinished shards only.
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -199,6 +200,7 @@ def _prepare_worker(
     if table is None or fits(table, negatives):
         maker = NegativeMaker(negatives, seed, table)
         if maker.fingerprint == fingerprint:
+            gc.freeze()  # tables and models stay: looking for garbage in them costs a twentieth
             return Builder(task, maker, tally).build
     raise ValueError(
         "a lexicon or the spaCy model changed while the job was starting; start it again"

@@ -154,7 +154,9 @@ def capitalized(word: str) -> str:
 def with_article(before: str, word: str, all_caps: bool) -> str:
     """`before` with its last word put right for `word`, if that is a or an."""
     stem = before.rstrip()
-    start = max((i + 1 for i, c in enumerate(stem) if not c.isalpha()), default=0)
+    start = len(stem)
+    while start and stem[start - 1].isalpha():
+        start -= 1
     if stem[start:].lower() not in ("a", "an"):
         return before
     new = match_case(stem[start:], article(word.lower()), all_caps or stem[start:] == "AN")

@@ -214,18 +214,14 @@ class Mixture:
         """The forms of some draws, which may be the one that stands there. A draw may give none,
         which leaves that one alone, too.
         """
-        forms = []
-        parts, random_number = self._parts, generator.random
-        for _ in range(count):
-            place = random_number()
-            for weight, context in parts:
-                if place < weight:
-                    # Of all its occurrences laid end to end, the one at this place.
-                    at = bisect_right(context.inner_ends, place / weight * context.total)
-                    forms.append(context.forms[at])
-                    break
-                place -= weight
-        return forms
+        drawn: list[Form] = []
+        places = [generator.random() for _ in range(count)]
+        for weight, context in self._parts:
+            # Of all its occurrences laid end to end, the one at this place.
+            forms, ends, scale = context.forms, context.inner_ends, context.total / weight
+            drawn += [forms[bisect_right(ends, p * scale)] for p in places if p < weight]
+            places = [place - weight for place in places if place >= weight]
+        return drawn
 
     def probability(self, form: Form) -> float:
         share = 0.0

@@ -198,14 +198,11 @@ class Lexicon:
     def mentions(self, words: Sequence[str]) -> list[Mention]:
         """The lexicon's forms in a text's words, left to right, longest first, idioms left out."""
         found: list[Mention] = []
-        starting = self._starting
-        if starting.keys().isdisjoint(words):
-            return found
         after = 0
-        for start, word in enumerate(words):
-            if start < after or word not in starting:
+        for start in self._starts(words):
+            if start < after:
                 continue
-            for phrase, form in starting[word]:
+            for phrase, form in self._starting[words[start]]:
                 end = start + len(phrase)
                 if len(phrase) == 1 or tuple(words[start:end]) == phrase:
                     if form is not None:
@@ -216,14 +213,15 @@ class Lexicon:
 
     def forms_in(self, words: Sequence[str]) -> Iterator[Form]:
         """Every form that stands in a text's words, also inside idioms and longer forms."""
+        for start in self._starts(words):
+            for phrase, form in self._starting[words[start]]:
+                if form is not None and tuple(words[start : start + len(phrase)]) == phrase:
+                    yield form
+
+    def _starts(self, words: Sequence[str]) -> list[int]:
+        """Places of the words that a form or an idiom begins with."""
         starting = self._starting
-        if starting.keys().isdisjoint(words):
-            return
-        for start, word in enumerate(words):
-            if word in starting:
-                for phrase, form in starting[word]:
-                    if form is not None and tuple(words[start : start + len(phrase)]) == phrase:
-                        yield form
+        return [start for start, word in enumerate(words) if word in starting]
 
     def family(self, lemma: str) -> frozenset[str]:
         """The word, what is narrower, and what can be true of the same thing."""

@@ -33,7 +33,7 @@ from shard_tools.negatives.strategies import Proposal, Task, strategies_of
 from shard_tools.negatives.tagger import Tagger
 
 # Raised whenever the same input and settings give other negatives than before.
-ALGORITHM_VERSION = 3
+ALGORITHM_VERSION = 4
 
 # Longer ones are no captions but pages; text towers read a hundred words at most.
 _MAX_CHARACTERS = 2000

