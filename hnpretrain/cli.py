@@ -15,6 +15,7 @@ import typer
 import launch.commands
 import shard_tools.bench.commands
 import shard_tools.commands
+from hnpretrain.bench import commands as benches
 from hnpretrain.demo import commands as demo
 from hnpretrain.eval import commands as evaluation
 from hnpretrain.train import commands as training
@@ -35,6 +36,7 @@ app.add_typer(worlds.app, name="world")
 app.add_typer(shard_tools.commands.app, name="shard")
 bench = typer.Typer(help="Speed and quality beside what else one would use.", no_args_is_help=True)
 bench.command("negatives")(shard_tools.bench.commands.negatives)
+bench.command("loss")(benches.loss)
 app.add_typer(bench, name="bench")
 app.command("train")(training.train)
 app.add_typer(launch.commands.app, name="launch")

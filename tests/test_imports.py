@@ -14,6 +14,7 @@ ALLOWED = {
     "hnpretrain.config": set(),
     "hnpretrain.shards": set(),
     "hnpretrain.losses": set(),
+    "hnpretrain.bench": {"hnpretrain.losses"},
     "hnpretrain.worlds": {"hnpretrain.config", "hnpretrain.shards"},
     "hnpretrain.data": {"hnpretrain.shards"},
     "hnpretrain.models": {"hnpretrain.config", "hnpretrain.shards"},
@@ -32,7 +33,7 @@ ALLOWED = {
         "hnpretrain.train",
         "hnpretrain.worlds",
     },
-    "shard_tools": {"hnpretrain.config", "hnpretrain.shards"},
+    "shard_tools": {"hnpretrain.bench", "hnpretrain.config", "hnpretrain.shards"},
     "launch": {"hnpretrain.config", "hnpretrain.train", "shard_tools"},
 }
 

@@ -1,20 +1,27 @@
-"""The module: checks the inputs on this rank, then across the ranks, then calls the arithmetic."""
+"""The loss as a module: the contrastive form, further terms, and what is told of them."""
 
 from __future__ import annotations
 
 import difflib
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from hnpretrain.losses.blocked import BlockedContrastive, accumulation_dtype
+from hnpretrain.losses.backends import BACKENDS, engine_for
 from hnpretrain.losses.distributed import Ranks
+from hnpretrain.losses.exchange import COMMS
+from hnpretrain.losses.features import Features, TokenFeatures
+from hnpretrain.losses.gaps import Means
+from hnpretrain.losses.inputs import SCOPES, check_agreement, check_inputs, refuse
+from hnpretrain.losses.sigmoid import sigmoid_contrast
+from hnpretrain.losses.softmax import softmax_contrast
+from hnpretrain.losses.terms import CrossModalRank, IntraModalContrast, LocalChoice
 
-SCOPES = ("own", "local", "global")
-FEATURE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+FORMS = ("softmax", "sigmoid")
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,8 @@ class LossOutput:
     Attributes:
         total: 0-dim, the loss of the global batch: the same value on every rank, differentiable.
             float32, or float64 if an input is.
-        terms: the parts of `total` by name, 0-dim, detached; "contrastive" here.
+        terms: the parts of `total` by name before they are weighted, 0-dim, detached, over the
+            global batch: "contrastive", and those that were added to it.
         metrics: 0-dim, detached, over the valid negatives of the global batch:
             "negative_margin": mean of I_i.T_i - I_i.N_ik (cosines, if the features are normalised);
             "negative_accuracy": share with I_i.T_i > I_i.N_ik; a tie is wrong;
@@ -56,22 +64,64 @@ class HardNegativeContrastiveLoss(nn.Module):
 
     Args:
         scope: whose negatives image i is scored against: "own" {(i, k)}, nothing is sent;
-            "local" all of its rank; "global" all of the group.
+            "local" all of its rank; "global" all of the group; "none" leaves them to further
+            terms.
         group: the ranks that share the batch; None is the world, or this process alone if
             torch.distributed is not initialised.
+        comm: how captions (and negatives of scope global) travel: "gather", all at once, or
+            "ring", one rank's at a time, with memory that does not grow with W.
+        backend: what computes: "blocked", torch on any device; "oracle", dense float64 for tests;
+            "auto" takes the fastest that the features' device and shape allow.
+        form: "softmax" as above, or "sigmoid": SigLIP's, with own negatives; see sigmoid_contrast.
+        label_smoothing: of the softmax form; see softmax_contrast.
+        terms: further ones by name, each a module of Features as in `losses.terms`, ...
+        weights: ... and what they are multiplied by; 1 where a name is missing.
 
     Raises:
-        ValueError: the scope is unknown.
+        ValueError: the scope, comm, backend or form is unknown, or they do not go together.
     """
 
-    def __init__(self, scope: str = "own", group: dist.ProcessGroup | None = None) -> None:
+    def __init__(
+        self,
+        scope: str = "own",
+        group: dist.ProcessGroup | None = None,
+        *,
+        comm: str = "gather",
+        backend: str = "auto",
+        form: str = "softmax",
+        label_smoothing: float = 0.0,
+        terms: Mapping[str, nn.Module] | None = None,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
         super().__init__()
-        if scope not in SCOPES:
-            near = difflib.get_close_matches(str(scope), SCOPES, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"scope={scope!r} is not one of {', '.join(SCOPES)}{hint}")
+        for name, value, allowed in (
+            ("scope", scope, SCOPES),
+            ("comm", comm, COMMS),
+            ("backend", backend, ("auto", *BACKENDS)),
+            ("form", form, FORMS),
+        ):
+            if value not in allowed:
+                near = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.5)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}{hint}")
         self.scope = scope
         self.group = group
+        self.comm = comm
+        self.backend = backend
+        self.form = form
+        self.label_smoothing = label_smoothing
+        self.terms = nn.ModuleDict(terms or {})
+        self.weights = dict(weights or {})
+        if form == "sigmoid" and (scope not in ("own", "none") or label_smoothing):
+            raise ValueError(
+                f"form='sigmoid' knows an image's own negatives and no label smoothing, got "
+                f"scope={scope!r} and label_smoothing={label_smoothing}"
+            )
+        if unknown := self.weights.keys() - self.terms.keys():
+            raise ValueError(
+                f"weights for {', '.join(sorted(unknown))}, but the terms are "
+                f"{', '.join(self.terms) or 'none'}"
+            )
 
     def forward(
         self,
@@ -80,6 +130,8 @@ class HardNegativeContrastiveLoss(nn.Module):
         negative: torch.Tensor | None = None,
         negative_mask: torch.Tensor | None = None,
         logit_scale: torch.Tensor | float | None = None,
+        logit_bias: torch.Tensor | None = None,
+        parts: TokenFeatures | None = None,
     ) -> LossOutput:
         """The loss of the global batch from this rank's part of it.
 
@@ -92,6 +144,9 @@ class HardNegativeContrastiveLoss(nn.Module):
                 masked slots hold, NaN included, does not matter.
             logit_scale: the multiplier s itself, exp(...) already taken: a 0-dim float tensor, or
                 a positive number.
+            logit_bias: 0-dim float tensor, added to all logits. The sigmoid form needs one; a
+                softmax does not see it, and its gradient is 0 then.
+            parts: features of patches and words, for terms that need them.
 
         Returns:
             See LossOutput. Features may be bf16, fp16, fp32 or fp64 and may differ in dtype;
@@ -103,150 +158,86 @@ class HardNegativeContrastiveLoss(nn.Module):
         """
         ranks = Ranks.of(self.group)
         try:
-            scale = _check_inputs(image, text, negative, negative_mask, logit_scale)
+            scale = check_inputs(image, text, negative, negative_mask, logit_scale)
         except Exception:
-            ranks.exchange([0] * (1 + len(_AGREED)))  # the others wait for this rank's word
+            refuse(ranks)
             raise
         if negative is None or negative.shape[1] == 0:
             negative = negative_mask = None
         elif negative_mask is None:
             negative_mask = torch.ones(negative.shape[:2], dtype=torch.bool, device=image.device)
-        _check_agreement(ranks, image, text, negative, self.scope)
-
-        total, sums = BlockedContrastive.apply(
-            image, text, negative, negative_mask, scale, self.scope, ranks
+        check_agreement(
+            ranks, image, text, negative, self._sends_negatives(), self.scope, self.comm
         )
-        margin_sum, correct, count = sums.to(total.dtype)
+
+        features = Features(
+            image,
+            text,
+            negative,
+            negative_mask,
+            scale,
+            logit_bias,
+            parts,
+            Means(engine_for(self.backend, image), ranks, self.comm),
+        )
+        if self.form == "sigmoid":
+            parts_of_loss = {"contrastive": sigmoid_contrast(features)}
+        else:
+            contrast = softmax_contrast(features, self.scope, self.label_smoothing)
+            parts_of_loss = {"contrastive": contrast}
+        for name, term in self.terms.items():
+            parts_of_loss[name] = term(features)
+        return self._output(features, parts_of_loss)
+
+    def start_epoch(self) -> None:
+        """Tells the terms that a new epoch begins."""
+        for term in self.terms.values():
+            if isinstance(term, CrossModalRank):
+                term.start_epoch()
+
+    def needs_parts(self) -> bool:
+        """Whether a term looks at the features of patches and words."""
+        return any(isinstance(term, LocalChoice) for term in self.terms.values())
+
+    def _output(self, features: Features, parts: Mapping[str, torch.Tensor]) -> LossOutput:
+        """The weighted sum with the values of the global batch: one all-reduce of a few numbers."""
+        local = torch.stack(list(parts.values()))
+        weights = local.new_tensor([self.weights.get(name, 1.0) for name in parts])
+        behind = -features.margins.detach().double()
+        # The zero margin of a masked negative counts as wrong, that is, not at all.
+        counts = torch.stack([behind.sum(), (behind > 0).sum(), features.valid.sum()])
+        told = features.means.ranks.sum(torch.cat([local.detach().double(), counts]))
+        values = (told[: len(parts)] / features.means.ranks.size).to(local.dtype)
+        margin_sum, correct, count = told[len(parts) :].to(local.dtype)
+        total = _Told.apply((weights * local).sum(), (weights * values).sum())
+        if features.bias is not None and self.form == "softmax":
+            total = total + 0.0 * features.bias.to(total.dtype)
         at_least_one = count.clamp(min=1)
         metrics = {
             "negative_margin": margin_sum / at_least_one,
             "negative_accuracy": correct / at_least_one,
             "negatives": count,
         }
-        return LossOutput(total, terms={"contrastive": total.detach()}, metrics=metrics)
+        return LossOutput(total, dict(zip(parts, values, strict=True)), metrics)
+
+    def _sends_negatives(self) -> bool:
+        return self.scope == "global" or any(
+            isinstance(term, IntraModalContrast) for term in self.terms.values()
+        )
 
     def extra_repr(self) -> str:
-        return f"scope={self.scope!r}"
+        return f"scope={self.scope!r}, comm={self.comm!r}, backend={self.backend!r}"
 
 
-def _check_inputs(
-    image: torch.Tensor,
-    text: torch.Tensor,
-    negative: torch.Tensor | None,
-    mask: torch.Tensor | None,
-    logit_scale: torch.Tensor | float | None,
-) -> torch.Tensor:
-    """Checks this rank's inputs against each other; returns the scale as a 0-dim tensor."""
-    if image.ndim != 2 or image.shape != text.shape or image.numel() == 0:
-        raise ValueError(
-            f"image {_shape(image)} and text {_shape(text)} must have one shape (b, D), with at "
-            "least one row"
-        )
-    b, D = image.shape
-    if negative is not None and (
-        negative.ndim != 3 or negative.shape[0] != b or negative.shape[2] != D
-    ):
-        raise ValueError(
-            f"negative {_shape(negative)} must have shape (b, K, D) with b={b} and D={D}, as image "
-            f"{_shape(image)} has"
-        )
-    if mask is not None:
-        if negative is None:
-            raise ValueError(f"negative_mask {_shape(mask)} was given without negatives")
-        if mask.dtype != torch.bool or mask.shape != negative.shape[:2]:
-            raise ValueError(
-                f"negative_mask {_shape(mask)} of {mask.dtype} must be (b, K) of torch.bool for "
-                f"negative {_shape(negative)}"
-            )
-    for name, x in (("image", image), ("text", text), ("negative", negative)):
-        if x is not None and x.dtype not in FEATURE_DTYPES:
-            allowed = ", ".join(str(dtype) for dtype in FEATURE_DTYPES)
-            raise ValueError(f"{name} {_shape(x)} is {x.dtype}; it must be one of {allowed}")
+class _Told(torch.autograd.Function):
+    """(local, told) -> told, with the gradients of `local`: all ranks see one value of the loss."""
 
-    dtype = accumulation_dtype(image, text, negative)
-    if isinstance(logit_scale, torch.Tensor):
-        if logit_scale.ndim != 0 or not logit_scale.is_floating_point():
-            raise ValueError(
-                f"logit_scale {_shape(logit_scale)} of {logit_scale.dtype} must be a 0-dim "
-                "floating-point tensor: the multiplier s itself"
-            )
-        scale = logit_scale
-    elif logit_scale is None:
-        raise ValueError("logit_scale is missing: give the multiplier s, as in logit_scale=100.0")
-    else:
-        if not (math.isfinite(logit_scale) and logit_scale > 0):
-            raise ValueError(f"logit_scale={logit_scale!r} must be a finite positive number")
-        scale = torch.full((), logit_scale, dtype=dtype, device=image.device)
+    @staticmethod
+    def forward(ctx: Any, local: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+        del ctx, local
+        return told.clone()
 
-    for name, x in (
-        ("text", text),
-        ("negative", negative),
-        ("negative_mask", mask),
-        ("logit_scale", scale),
-    ):
-        if x is not None and x.device != image.device:
-            raise ValueError(
-                f"{name} {_shape(x)} is on {x.device}, image {_shape(image)} on {image.device}; "
-                "move them to one device"
-            )
-    return scale
-
-
-_AGREED = {
-    "scope": "give every rank the same one",
-    "batch b": "drop or pad the last partial batch",
-    "width D": "use one model on all ranks",
-    "text dtype": "use one precision on all ranks",
-    "accumulation dtype": "use one precision on all ranks",
-    "whether text needs a gradient": "lock the text tower on all ranks or on none",
-    "negatives per caption K": "pad to one K and mask, as scope 'global' gathers negatives",
-    "negative dtype": "use one precision on all ranks",
-    "whether negatives need a gradient": "lock the text tower on all ranks or on none",
-}
-"""What must be equal on all ranks, lest a collective hang or mix up shapes; what to do if not."""
-
-
-def _check_agreement(
-    ranks: Ranks,
-    image: torch.Tensor,
-    text: torch.Tensor,
-    negative: torch.Tensor | None,
-    scope: str,
-) -> None:
-    """Raises ValueError on every rank if one of them failed its checks or has other shapes."""
-    if ranks.size == 1:
-        return
-    travels = negative if scope == "global" else None
-    mine = {
-        "scope": SCOPES.index(scope),
-        "batch b": image.shape[0],
-        "width D": image.shape[1],
-        "text dtype": FEATURE_DTYPES.index(text.dtype),
-        "accumulation dtype": FEATURE_DTYPES.index(accumulation_dtype(image, text, negative)),
-        "whether text needs a gradient": int(_needs_grad(text)),
-        "negatives per caption K": 0 if travels is None else travels.shape[1],
-        "negative dtype": 0 if travels is None else FEATURE_DTYPES.index(travels.dtype),
-        "whether negatives need a gradient": int(travels is not None and _needs_grad(travels)),
-    }
-    assert list(mine) == list(_AGREED)
-    table = ranks.exchange([1, *mine.values()])
-    failed = [rank for rank, row in enumerate(table) if not row[0]]
-    if failed:
-        raise ValueError(f"the loss's inputs were refused on rank(s) {failed}; see the error there")
-    for place, (what, remedy) in enumerate(_AGREED.items(), start=1):
-        values = [row[place] for row in table]
-        if len(set(values)) > 1:
-            shown: list[object] = list(values)
-            if what == "scope":
-                shown = [SCOPES[value] for value in values]
-            elif what.endswith("dtype"):
-                shown = [FEATURE_DTYPES[value] for value in values]
-            raise ValueError(f"the ranks differ in {what}: {shown} (rank 0 first); {remedy}")
-
-
-def _needs_grad(x: torch.Tensor) -> bool:
-    return torch.is_grad_enabled() and x.requires_grad
-
-
-def _shape(x: torch.Tensor) -> str:
-    return str(tuple(x.shape))
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        del ctx
+        return grad, None

@@ -7,8 +7,9 @@ initialised.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -60,11 +61,52 @@ class Ranks:
 
     def gather(self, x: torch.Tensor) -> torch.Tensor:
         """Concatenates the ranks' tensors along the first dimension: (n, ...) -> (W*n, ...)."""
+        return self.start_gather(x)()
+
+    def start_gather(self, x: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """Begins `gather`; what it returns waits for the end of it."""
         if self.size == 1:
-            return x
+            return lambda: x
         everyone = x.new_empty(self.size * x.shape[0], *x.shape[1:])
-        _all_gather(everyone, x.contiguous(), group=self.group)
-        return everyone
+        sent = [x.contiguous()]  # alive until it has arrived
+        work: Any = _all_gather(everyone, sent[0], group=self.group, async_op=True)
+
+        def wait() -> torch.Tensor:
+            work.wait()
+            sent.clear()
+            return everyone
+
+        return wait
+
+    def start_passing(self, tensors: Sequence[torch.Tensor]) -> Callable[[], list[torch.Tensor]]:
+        """Sends tensors to the next rank; what it returns waits for those of the one before."""
+        dtypes = [x.dtype for x in tensors]
+        # Alive until they have arrived. Not every backend sends truth values.
+        sent = [x.view(torch.uint8) if x.dtype == torch.bool else x for x in tensors]
+        sent = [x.contiguous() for x in sent]
+        received = [torch.empty_like(x) for x in sent]
+        to, source = self._neighbour(1), self._neighbour(-1)
+        operations = [dist.P2POp(dist.isend, x, to, self.group) for x in sent]
+        operations += [dist.P2POp(dist.irecv, x, source, self.group) for x in received]
+        works = dist.batch_isend_irecv(operations)
+
+        def wait() -> list[torch.Tensor]:
+            for work in works:
+                work.wait()
+            sent.clear()
+            return [x.view(dtype) for x, dtype in zip(received, dtypes, strict=True)]
+
+        return wait
+
+    def _neighbour(self, distance: int) -> int:
+        rank = (self.rank + distance) % self.size
+        return rank if self.group is None else dist.get_global_rank(self.group, rank)
+
+    def swap(self, x: torch.Tensor) -> torch.Tensor:
+        """Row w of the result is the row of rank w that was meant for this one: (W, ...)."""
+        received = torch.empty_like(x)
+        dist.all_to_all_single(received, x.contiguous(), group=self.group)
+        return received
 
     def reduce_scatter(self, x: torch.Tensor) -> torch.Tensor:
         """Sums over the ranks and keeps this rank's share: (W*n, ...) -> (n, ...).
@@ -84,17 +126,11 @@ class Ranks:
             dist.all_reduce(x, group=self.group)
         return x
 
-    def logsumexp(self, x: torch.Tensor) -> torch.Tensor:
-        """log(sum over the ranks of exp(x)), elementwise, shifted by the maximum: no overflow."""
-        if self.size == 1:
-            return x
-        highest = x.clone()
-        dist.all_reduce(highest, op=dist.ReduceOp.MAX, group=self.group)
-        total = self.sum((x - highest).exp_())
-        return total.log_().add_(highest)
-
     def _control_device(self) -> torch.device:
         # The CPU where the group has a CPU backend: reading the answer then waits for no GPU work.
         if "cpu:" in dist.get_backend_config(self.group):
             return torch.device("cpu")
         return torch.device("cuda", torch.cuda.current_device())
+
+
+ALONE = Ranks(None, size=1, rank=0)

@@ -1,8 +1,14 @@
-"""The loss straight from its formula: dense, float64, one process, plain autograd. For tests."""
+"""The loss straight from its formula, dense and in float64. For tests.
+
+`oracle_loss` is the formula, for one process and plain autograd. `Oracle` is the engine that holds
+each pair of blocks whole, for looking into what another engine does.
+"""
 
 from __future__ import annotations
 
 import torch
+
+from hnpretrain.losses.engines import NEG_INF, Block, Softmax, Spread, existing
 
 
 def oracle_loss(
@@ -55,3 +61,50 @@ def oracle_loss(
     image_to_text = torch.cat(columns, dim=1).logsumexp(dim=1) - positive_B
     text_to_image = logits_BB.T.logsumexp(dim=1) - positive_B
     return (image_to_text.sum() + text_to_image.sum()) / (2 * B)
+
+
+class Oracle:
+    """See Engine; holds (r, c) matrices in float64."""
+
+    def forward(
+        self, rows: torch.Tensor, block: Block, s: torch.Tensor, both: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """See Engine."""
+        logits = _logits(rows, block, s)
+        over_rows = logits.logsumexp(dim=0).to(s.dtype) if both else None
+        return logits.logsumexp(dim=1).to(s.dtype), over_rows
+
+    def backward(
+        self,
+        rows: torch.Tensor,
+        block: Block,
+        s: torch.Tensor,
+        row_softmax: Softmax,
+        col_softmax: Softmax | None,
+        need_columns: bool,
+    ) -> Spread:
+        """See Engine."""
+        logits = _logits(rows, block, s)
+        by_row = (logits - row_softmax.lse.double()[:, None]).exp().nan_to_num(0.0)
+        weights = by_row * row_softmax.grad.double()[:, None]
+        row_mass, col_mass = weights.sum(dim=1).to(s.dtype), None
+        if col_softmax is not None:
+            by_column = (logits - col_softmax.lse.double()).exp().nan_to_num(0.0)
+            by_column *= col_softmax.grad.double()
+            col_mass = by_column.sum(dim=0).to(s.dtype)
+            weights += by_column
+        columns = existing(block.features, block.hidden, torch.float64)
+        return Spread(
+            rows=(weights @ columns).to(s.dtype),
+            columns=(weights.T @ rows.double()).to(s.dtype) if need_columns else None,
+            row_mass=row_mass,
+            col_mass=col_mass,
+        )
+
+
+def _logits(rows: torch.Tensor, block: Block, s: torch.Tensor) -> torch.Tensor:
+    columns = existing(block.features, block.hidden, torch.float64)
+    logits = s.double() * rows.double() @ columns.T
+    if block.hidden is not None:
+        logits = logits.masked_fill(block.hidden, NEG_INF)
+    return logits.fill_diagonal_(NEG_INF) if block.paired else logits

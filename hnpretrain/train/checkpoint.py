@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from hnpretrain.data.loader import Position
 from hnpretrain.models import LoadedModel
@@ -141,15 +142,22 @@ class Checkpoints:
         self._config = config
         self._place = place
 
-    def save(self, engine: DeepSpeedEngine, model: LoadedModel, progress: Progress) -> None:
-        """Saves on all ranks together; collective."""
+    def save(
+        self, engine: DeepSpeedEngine, model: LoadedModel, loss: nn.Module, progress: Progress
+    ) -> None:
+        """Saves on all ranks together; collective. What the loss remembers is equal on all."""
         tag = f"step_{progress.global_step:08d}"
         engine.save_checkpoint(str(self._folder), tag=tag, save_latest=False)
         dist.barrier()
         if self._place.is_main:
             write_config(model, self._folder / tag)
             storage.write_bytes(str(self._folder / tag / RUN_CONFIG_NAME), self._config.encode())
-            state = {"progress": asdict(progress), "identity": self._identity}
+            remembered = {name: value.tolist() for name, value in loss.state_dict().items()}
+            state = {
+                "progress": asdict(progress),
+                "identity": self._identity,
+                "loss": remembered,
+            }
             storage.write_bytes(str(self._folder / tag / STATE_NAME), json.dumps(state).encode())
             storage.write_bytes(str(self._folder / LATEST_NAME), tag.encode())
             complete = sorted(path.parent for path in self._folder.glob(f"step_*/{STATE_NAME}"))
@@ -158,8 +166,8 @@ class Checkpoints:
                     shutil.rmtree(old)
         dist.barrier()
 
-    def restore(self, engine: DeepSpeedEngine, latest: Path | None) -> Progress:
-        """Loads a checkpoint into the engine, on all ranks; the start if there is none.
+    def restore(self, engine: DeepSpeedEngine, loss: nn.Module, latest: Path | None) -> Progress:
+        """Loads a checkpoint into engine and loss, on all ranks; the start if there is none.
 
         Raises:
             ValueError: the run cannot go on from it: something in `identity` has changed, or its
@@ -170,12 +178,16 @@ class Checkpoints:
         with readable(latest):
             state = json.loads((latest / STATE_NAME).read_text())
             identity, fields = state["identity"], state["progress"]
+            remembered = state["loss"]
             progress = Progress(position=Position(**fields.pop("position")), **fields)
         self._check(identity, latest)
         with readable(latest):
             path, _ = engine.load_checkpoint(str(self._folder), tag=latest.name)
             if path is None:
                 raise ValueError("DeepSpeed finds no checkpoint there")
+            loss.load_state_dict(
+                {name: torch.as_tensor(value) for name, value in remembered.items()}
+            )
         return progress
 
     def _check(self, saved: dict[str, Any], latest: Path) -> None:

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from hnpretrain.data.samples import Batch
+from hnpretrain.losses import TokenFeatures
+from hnpretrain.models.parts import PartsRecorder, word_mask
 from hnpretrain.train.distributed import Place
 from hnpretrain.train.optimizer import build_optimizer
 from hnpretrain.train.settings import TrainSettings
@@ -33,12 +35,16 @@ class Features:
         image_BD, text_BD: images and captions.
         negative_BKD: negatives, zeros where masked; None if K = 0.
         logit_scale: the multiplier s.
+        logit_bias: added to all logits, if the model has one.
+        parts: features of patches and words, if the loss needs them.
     """
 
     image_BD: torch.Tensor
     text_BD: torch.Tensor
     negative_BKD: torch.Tensor | None
     logit_scale: torch.Tensor
+    logit_bias: torch.Tensor | None
+    parts: TokenFeatures | None
 
 
 class Towers(nn.Module):
@@ -47,12 +53,16 @@ class Towers(nn.Module):
     Args:
         model: an open_clip model.
         autocast: dtype that the towers compute in; None for the weights' own.
+        parts: whether to give the features of patches and words, too.
     """
 
-    def __init__(self, model: open_clip.CLIP, autocast: torch.dtype | None) -> None:
+    def __init__(
+        self, model: open_clip.CLIP, autocast: torch.dtype | None, parts: bool = False
+    ) -> None:
         super().__init__()
         self.model = model
         self._autocast = autocast
+        self._recorder = PartsRecorder(model) if parts else None
 
     def forward(self, batch: Batch) -> Features:
         mask_BK = batch.negative_mask_BK
@@ -62,13 +72,17 @@ class Towers(nn.Module):
             # encoded at all.
             tokens_NL = torch.cat([batch.text_BL, batch.negative_BKL[mask_BK]])
             text_ND = self.model.encode_text(tokens_NL, normalize=True)
+            parts = None
+            if self._recorder is not None:
+                parts = _parts(self._recorder, tokens_NL, mask_BK)
         size = len(batch.text_BL)
         negative_BKD = None
         if mask_BK.shape[1]:
             negative_BKD = text_ND.new_zeros(*mask_BK.shape, text_ND.shape[1])
             negative_BKD[mask_BK] = text_ND[size:]
         scale = self.model.logit_scale.exp().squeeze()
-        return Features(image_BD, text_ND[:size], negative_BKD, scale)
+        bias = self.model.logit_bias.squeeze() if self.model.logit_bias is not None else None
+        return Features(image_BD, text_ND[:size], negative_BKD, scale, bias, parts)
 
     def _precision(self, device: str) -> contextlib.AbstractContextManager:
         if self._autocast is None:
@@ -76,12 +90,37 @@ class Towers(nn.Module):
         return torch.autocast(device, self._autocast)
 
 
+def _parts(
+    recorder: PartsRecorder, tokens_NL: torch.Tensor, mask_BK: torch.Tensor
+) -> TokenFeatures:
+    """The parts of a batch whose captions come first in `tokens_NL`, then its valid negatives."""
+    words_NLD, mask_NL = recorder.words(), word_mask(tokens_NL)
+    # Every caption, and the negatives that there are.
+    there_BC = torch.cat([mask_BK.new_ones(len(mask_BK), 1), mask_BK], dim=1)
+    row_BC = there_BC.new_zeros(there_BC.shape, dtype=torch.long)
+    row_BC[:, 0] = torch.arange(len(mask_BK), device=mask_BK.device)
+    row_BC[:, 1:][mask_BK] = torch.arange(len(mask_BK), len(tokens_NL), device=mask_BK.device)
+    return TokenFeatures(
+        recorder.patches(), words_NLD[row_BC], mask_NL[row_BC] & there_BC[..., None]
+    )
+
+
 def build_engine(model: open_clip.CLIP, settings: TrainSettings, place: Place) -> DeepSpeedEngine:
-    """Wraps the model, its optimizer and ZeRO into a DeepSpeed engine on this rank's device."""
+    """Wraps the model, its optimizer and ZeRO into a DeepSpeed engine on this rank's device.
+
+    Raises:
+        ValueError: the loss needs what the model has not.
+    """
     import deepspeed
 
+    loss = settings.loss.make(settings.data.negatives)
+    if loss.form == "sigmoid" and model.logit_bias is None:
+        raise ValueError(
+            f"loss.objective={settings.loss.objective} needs a model with a logit bias: a SigLIP "
+            "architecture, or init_logit_bias in model.config (SigLIP begins with -10)"
+        )
     autocast = torch.bfloat16 if settings.precision == "bf16" else None
-    towers = Towers(model, autocast).to(place.device)
+    towers = Towers(model, autocast, parts=loss.needs_parts()).to(place.device)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     engine, _, _, _ = deepspeed.initialize(
         model=towers,

@@ -100,7 +100,8 @@ def _set_up(settings: TrainSettings, place: Place) -> _Run:
     identity = _identity(settings, index, model, place)
     resolved = config.to_yaml(settings)
     checkpoints = Checkpoints(folder, settings.checkpoint, identity, resolved, place)
-    progress = checkpoints.restore(engine, latest)
+    loss = settings.loss.make(settings.data.negatives).to(place.device)
+    progress = checkpoints.restore(engine, loss, latest)
     loader = Loader(
         settings.data,
         index,
@@ -125,7 +126,7 @@ def _set_up(settings: TrainSettings, place: Place) -> _Run:
         loader=loader,
         model=model,
         engine=engine,
-        loss=HardNegativeContrastiveLoss(scope=settings.loss.scope),
+        loss=loss,
         checkpoints=checkpoints,
         progress=progress,
         total_steps=total_steps,
@@ -150,7 +151,10 @@ def _identity(
         # The optimizer holds the parameters that are trained, and no others.
         "model.lock_image": settings.model.lock_image,
         "model.lock_text": settings.model.lock_text,
-        "loss.scope": settings.loss.scope,
+        "loss.objective": settings.loss.objective,
+        "loss.scope": settings.loss.make(0).scope,
+        "loss.weights": settings.loss.make(0).weights,
+        "loss.label_smoothing": settings.loss.label_smoothing,
         "precision": settings.precision,
         "seed": settings.seed,
         "batch_size": settings.batch_size,
@@ -216,6 +220,8 @@ def _run(run: _Run) -> None:
         interval.data_wait += time.perf_counter() - started
         interval.rejects += rejects
 
+        if position.step == 0:
+            run.loss.start_epoch()
         rate = learning_rate(settings.optimizer, run.progress.global_step, run.total_steps)
         result = train_step(run, batch.to(place.device), rate)
         run.progress = replace(
@@ -234,7 +240,7 @@ def _run(run: _Run) -> None:
             _report(run, interval, position, result)
             interval = _Interval()
         if save:
-            run.checkpoints.save(run.engine, run.model, run.progress)
+            run.checkpoints.save(run.engine, run.model, run.loss, run.progress)
             if run.log:
                 run.log.write("checkpoint", step)
 
@@ -271,6 +277,8 @@ def train_step(run: _Run, batch: Batch, rate: float) -> StepResult:
         features.negative_BKD,
         batch.negative_mask_BK if features.negative_BKD is not None else None,
         features.logit_scale,
+        features.logit_bias,
+        features.parts,
     )
     run.engine.backward(output.total)
     norm = optimizer_step(run.engine)

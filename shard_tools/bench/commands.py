@@ -28,9 +28,10 @@ def negatives(
     from shard_tools.extras import require_sklearn
 
     require_sklearn()
+    from hnpretrain.bench.machine import machine
     from hnpretrain.config import load
     from shard_tools.bench import negatives as bench
-    from shard_tools.bench.report import machine, print_rows
+    from shard_tools.bench.report import print_rows
     from shard_tools.negatives import NegativeSettings
 
     names = [name.strip() for name in presets.split(",") if name.strip()]

@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-
-
-def machine() -> str:
-    """The processor's name and the cores that this process may use."""
-    name = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        lines = information.read_text(encoding="utf-8", errors="replace").splitlines()
-        name = next(
-            (x.partition(":")[2].strip() for x in lines if x.startswith("model name")), name
-        )
-    return f"{name}, {len(os.sched_getaffinity(0))} cores"
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:

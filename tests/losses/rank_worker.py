@@ -6,8 +6,10 @@ of them. Each rank writes what it found to a file; comparing is left to the pare
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from hnpretrain.losses import HardNegativeContrastiveLoss, blocked
+from hnpretrain.losses import HardNegativeContrastiveLoss, blocked, make_loss
 from tests.losses.loss_cases import Case, make_case
 
 SCOPES = ("own", "local", "global")
+COMMS = ("gather", "ring")
+OBJECTIVES = ("negclip", "ceclip", "tsvlc", "siglip")
+SMOOTHING = 0.1
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 LOCAL_BATCH = 6
 COLLECTIVE_TIMEOUT = timedelta(seconds=60)
@@ -60,16 +65,34 @@ def tower_inputs(ranks: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return images, captions, torch.rand(B, 2, generator=generator) < 0.7
 
 
-def run_loss(case: Case, scope: str, group: Any = None) -> dict[str, Any]:
-    out = HardNegativeContrastiveLoss(scope, group)(*case.arguments())
+def run_loss(
+    case: Case, scope: str, group: Any = None, comm: str = "gather", backend: str = "auto"
+) -> dict[str, Any]:
+    loss = HardNegativeContrastiveLoss(scope, group, comm=comm, backend=backend)
+    out = loss(*case.arguments())
     out.total.backward()
     return {"total": out.total.detach(), "grads": case.grads(), "metrics": out.metrics}
 
 
-def message_of(case: Case, scope: str) -> str:
+def run_objective(objective: str, comm: str, case: Case) -> dict[str, Any]:
+    smoothing = 0.0 if objective == "siglip" else SMOOTHING
+    loss = make_loss(objective, negatives=3, label_smoothing=smoothing, comm=comm)
+    bias = torch.tensor(-3.0, dtype=torch.float64)
+    out = loss(*case.arguments(), logit_bias=bias)
+    out.total.backward()
+    thresholds = [x.double() for x in loss.state_dict().values()]
+    return {
+        "total": out.total.detach(),
+        "grads": case.grads(),
+        "terms": out.terms,
+        "thresholds": thresholds,
+    }
+
+
+def message_of(case: Case, scope: str, comm: str = "gather") -> str:
     """The ValueError that the loss raises, or an empty string; then proves that no rank hangs."""
     try:
-        HardNegativeContrastiveLoss(scope)(*case.arguments())
+        HardNegativeContrastiveLoss(scope, comm=comm)(*case.arguments())
     except ValueError as error:
         dist.barrier()
         return str(error)
@@ -83,16 +106,21 @@ def find_all(rank: int, ranks: int) -> dict[str, Any]:
         mine = case_for(ranks, K).part(rank, ranks)
         for scope in SCOPES:
             for name, dtype in DTYPES.items():
-                for tile in (2**20, 50):
+                for comm, tile in itertools.product(COMMS, (2**20, 50)):
                     blocked.CPU_TILE_ELEMENTS = tile
-                    found[f"{scope}-K{K}-{name}-tile{tile}"] = run_loss(mine.leaves(dtype), scope)
+                    found[f"{scope}-K{K}-{name}-{comm}-tile{tile}"] = run_loss(
+                        mine.leaves(dtype), scope, comm=comm
+                    )
 
     mine = case_for(ranks).part(rank, ranks)
     for scope in SCOPES:
-        locked = mine.leaves(torch.float64)
-        locked.text.requires_grad_(False)
-        locked.negative.requires_grad_(False)
-        found[f"{scope}-locked-text"] = run_loss(locked, scope)
+        for comm in COMMS:
+            locked = mine.leaves(torch.float64)
+            locked.text.requires_grad_(False)
+            locked.negative.requires_grad_(False)
+            found[f"{scope}-{comm}-locked-text"] = run_loss(locked, scope, comm=comm)
+        inputs = mine.leaves(torch.float64)
+        found[f"{scope}-oracle"] = run_loss(inputs, scope, backend="oracle")
 
         model = Towers()
         parallel = nn.parallel.DistributedDataParallel(model)
@@ -101,6 +129,10 @@ def find_all(rank: int, ranks: int) -> dict[str, Any]:
         loss = HardNegativeContrastiveLoss(scope)
         loss(image, text, negative, mask, logit_scale=scale).total.backward()
         found[f"{scope}-ddp"] = {name: p.grad for name, p in model.named_parameters()}
+
+    for objective, comm in itertools.product(OBJECTIVES, COMMS):
+        inputs = mine.leaves(torch.float64)
+        found[f"{objective}-{comm}"] = run_objective(objective, comm, inputs)
 
     if ranks == 1:
         return found
@@ -121,6 +153,7 @@ def find_all(rank: int, ranks: int) -> dict[str, Any]:
     locked.text.requires_grad_(rank == 0)
     found["refused-gradient"] = message_of(locked, "own")
     found["refused-scope"] = message_of(mine, SCOPES[min(rank, 1)])
+    found["refused-comm"] = message_of(mine, "own", COMMS[min(rank, 1)])
     broken = mine.part(0, 1)
     if rank == 1:
         broken.text = broken.text[:-1]
@@ -130,7 +163,9 @@ def find_all(rank: int, ranks: int) -> dict[str, Any]:
         groups = [dist.new_group([0, 1]), dist.new_group([2, 3])]
         mine = case_for(2).part(rank % 2, 2)
         for scope in SCOPES:
-            found[f"{scope}-group"] = run_loss(mine.leaves(torch.float64), scope, groups[rank // 2])
+            for comm in COMMS:
+                inputs = mine.leaves(torch.float64)
+                found[f"{scope}-{comm}-group"] = run_loss(inputs, scope, groups[rank // 2], comm)
         try:
             HardNegativeContrastiveLoss(group=groups[1 - rank // 2])(*mine.arguments())
         except ValueError as error:
@@ -153,7 +188,9 @@ def work(rank: int, ranks: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
-def launch(ranks: int, folder: Path) -> list[dict[str, Any]]:
+def launch(
+    ranks: int, folder: Path, work: Callable[[int, int, str], None] = work
+) -> list[dict[str, Any]]:
     """Runs `work` in `ranks` processes and returns what each found; never waits past DEADLINE_S."""
     # Importing torch, and the compiler that DDP's constructor imports, takes longer than all cases:
     # the fork server does it once for every process.

@@ -240,8 +240,8 @@ def test_no_buffer_of_all_pairs(scope: str, monkeypatch: pytest.MonkeyPatch) -> 
         HardNegativeContrastiveLoss(scope)(*inputs.arguments()).total.backward()
     features = B * K * D
     assert largest.elements == max(tile, features) < B * B
-    assert max(x.numel() for x in saved) == features
-    assert sum(x.numel() for x in saved) == B * (2 * D + K * D + K + 4) + 1
+    kept = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in saved}
+    assert sum(kept.values()) <= 4 * B * (2 * D + K * D + 5 * K + 12) + 8
 
     with _Largest() as dense:  # the measure sees the buffer where there is one
         oracle_loss(*inputs.arguments(), scope=scope).backward()

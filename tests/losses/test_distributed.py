@@ -11,11 +11,15 @@ import pytest
 import torch
 
 from hnpretrain.losses.oracle import oracle_loss
-from tests.losses.loss_cases import assert_close, error, oracle
+from tests.losses import dense_terms
+from tests.losses.loss_cases import Case, assert_close, error, oracle
 from tests.losses.rank_worker import (
+    COMMS,
     DTYPES,
     LOCAL_BATCH,
+    OBJECTIVES,
     SCOPES,
+    SMOOTHING,
     Towers,
     case_for,
     launch,
@@ -25,9 +29,10 @@ from tests.losses.rank_worker import (
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5, "bfloat16": 2e-2}
 Found = list[dict[str, Any]]
 
-on_any_world = pytest.mark.parametrize("ranks", [1, 2, 4], ids=lambda ranks: f"W{ranks}")
-on_several_ranks = pytest.mark.parametrize("ranks", [2, 4], ids=lambda ranks: f"W{ranks}")
+on_any_world = pytest.mark.parametrize("ranks", [1, 2, 3, 4], ids=lambda ranks: f"W{ranks}")
+on_several_ranks = pytest.mark.parametrize("ranks", [2, 3, 4], ids=lambda ranks: f"W{ranks}")
 in_each_scope = pytest.mark.parametrize("scope", SCOPES)
+by_each_comm = pytest.mark.parametrize("comm", COMMS)
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +59,15 @@ def joined(results: Found) -> dict[str, torch.Tensor]:
 
 @on_any_world
 @in_each_scope
+@by_each_comm
 @pytest.mark.parametrize("K", [0, 3])
 @pytest.mark.parametrize("dtype", list(DTYPES))
 def test_gradients_are_the_oracles(
-    world: Callable[[int], Found], ranks: int, scope: str, dtype: str, K: int
+    world: Callable[[int], Found], ranks: int, scope: str, comm: str, dtype: str, K: int
 ) -> None:
     expected = oracle(case_for(ranks, K).leaves(DTYPES[dtype]), scope, ranks)
     for tile in (2**20, 50):
-        results = [found[f"{scope}-K{K}-{dtype}-tile{tile}"] for found in world(ranks)]
+        results = [found[f"{scope}-K{K}-{dtype}-{comm}-tile{tile}"] for found in world(ranks)]
         assert all(torch.equal(result["total"], results[0]["total"]) for result in results)
         assert_close(results[0]["total"], joined(results), expected, TOLERANCE[dtype])
 
@@ -75,7 +81,7 @@ def test_metrics_cover_the_global_batch(
     positive = (case.image * case.text).sum(-1, keepdim=True)
     margins = (positive - (case.image[:, None] * case.negative).sum(-1))[case.mask]
     for found in world(ranks):
-        metrics = found[f"{scope}-K3-float64-tile50"]["metrics"]
+        metrics = found[f"{scope}-K3-float64-ring-tile50"]["metrics"]
         assert metrics["negatives"].item() == len(margins)
         assert metrics["negative_margin"].item() == pytest.approx(margins.mean().item())
         accuracy = (margins > 0).double().mean().item()
@@ -84,11 +90,22 @@ def test_metrics_cover_the_global_batch(
 
 @on_any_world
 @in_each_scope
-def test_locked_text_tower(world: Callable[[int], Found], ranks: int, scope: str) -> None:
-    results = [found[f"{scope}-locked-text"] for found in world(ranks)]
+@by_each_comm
+def test_locked_text_tower(
+    world: Callable[[int], Found], ranks: int, scope: str, comm: str
+) -> None:
+    results = [found[f"{scope}-{comm}-locked-text"] for found in world(ranks)]
     total, grads = oracle(case_for(ranks), scope, ranks)
     kept = {name: grads[name] for name in ("image", "logit_scale")}
     assert_close(results[0]["total"], joined(results), (total, kept), 1e-10)
+
+
+@on_any_world
+@in_each_scope
+def test_the_oracle_backend_agrees(world: Callable[[int], Found], ranks: int, scope: str) -> None:
+    results = [found[f"{scope}-oracle"] for found in world(ranks)]
+    expected = oracle(case_for(ranks), scope, ranks)
+    assert_close(results[0]["total"], joined(results), expected, 1e-10)
 
 
 @on_any_world
@@ -106,6 +123,36 @@ def test_data_parallel_towers_learn_as_one_process(
             assert error(found[f"{scope}-ddp"][name], parameter.grad) < 1e-10, name
 
 
+def _dense_objective(objective: str, case: Case) -> torch.Tensor:
+    if objective == "siglip":
+        return dense_terms.sigmoid(case, torch.tensor(-3.0, dtype=torch.float64))
+    total = dense_terms.smoothed(case, "global", SMOOTHING)
+    if objective == "ceclip":
+        rank = dense_terms.rank(case, torch.zeros(3, dtype=torch.float64))
+        return total + 0.2 * rank + 0.3 * dense_terms.intra_modal(case)
+    return total + (dense_terms.own_choice(case, 0, 0) if objective == "tsvlc" else 0.0)
+
+
+@on_any_world
+@by_each_comm
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_objectives_are_the_global_ones(
+    world: Callable[[int], Found], ranks: int, comm: str, objective: str
+) -> None:
+    case = case_for(ranks).leaves(torch.float64)
+    expected = _dense_objective(objective, case)
+    expected.backward()
+    grads = {name: torch.where(grad.isnan(), 0.0, grad) for name, grad in case.grads().items()}
+    results = [found[f"{objective}-{comm}"] for found in world(ranks)]
+    assert all(torch.equal(result["total"], results[0]["total"]) for result in results)
+    assert_close(results[0]["total"], joined(results), (expected.detach(), grads), 1e-10)
+    if objective == "ceclip":
+        zeros = torch.zeros(3, dtype=torch.float64)
+        moved = dense_terms.next_thresholds(case, zeros, 10.0)
+        for result in results:
+            torch.testing.assert_close(result["thresholds"][0], moved, rtol=1e-6, atol=1e-6)
+
+
 @on_several_ranks
 def test_ranks_may_differ_in_negatives_that_stay_at_home(
     world: Callable[[int], Found], ranks: int
@@ -117,9 +164,10 @@ def test_ranks_may_differ_in_negatives_that_stay_at_home(
 
 
 @in_each_scope
-def test_group_is_a_world_of_its_own(world: Callable[[int], Found], scope: str) -> None:
+@by_each_comm
+def test_group_is_a_world_of_its_own(world: Callable[[int], Found], scope: str, comm: str) -> None:
     expected = oracle(case_for(2), scope, ranks=2)
-    results = [found[f"{scope}-group"] for found in world(4)]
+    results = [found[f"{scope}-{comm}-group"] for found in world(4)]
     for pair in (results[:2], results[2:]):
         assert_close(pair[0]["total"], joined(pair), expected, 1e-10)
 
@@ -138,6 +186,7 @@ def test_not_a_member_of_the_group(world: Callable[[int], Found]) -> None:
         ("dtype", r"differ in text dtype: \[torch.float32, torch.float64\b.*one precision"),
         ("gradient", r"differ in whether text needs a gradient: \[1, 0\b.*on all ranks or on none"),
         ("scope", r"differ in scope: \['own', 'local'.*give every rank the same"),
+        ("comm", r"differ in comm: \['gather', 'ring'.*give every rank the same"),
     ],
 )
 def test_ranks_that_disagree_are_all_refused(

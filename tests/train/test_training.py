@@ -164,6 +164,8 @@ def test_broken_samples_are_named_in_the_log_and_stop_the_run(tmp_path):
         ("precision=fp8", "precision='fp8' is not one of fp32, bf16"),
         ("zero_stage=3", "zero_stage=3 is not one of 0, 1, 2"),
         ("loss.scope=globl", "did you mean 'global'"),
+        ("loss.objective=ce-clip", "did you mean 'ceclip'"),
+        ("loss.weights.rnk=0.2", "did you mean 'rank'"),
         ("model.arch=ViT-B-33", "set either model.arch"),
         ("optimiser.lr=1", "unknown key optimiser; did you mean 'optimizer'"),
     ],

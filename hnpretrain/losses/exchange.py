@@ -1,0 +1,123 @@
+"""Blocks of features on their way from rank to rank, and what is summed up for them on the way.
+
+`gather`: every rank receives all blocks at once, while it works on its own. What belongs to the
+blocks' owners is sent home in one collective at the end. Memory O(B).
+
+`ring`: blocks move on by one rank a step, the next arriving while this one is worked on; what
+belongs to a block's owner follows it and is home after W - 1 steps. Memory O(b), whatever W is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import torch
+
+from hnpretrain.losses.distributed import Ranks
+
+COMMS = ("gather", "ring")
+
+
+def visiting(
+    ranks: Ranks, comm: str, own: Sequence[torch.Tensor]
+) -> Iterator[tuple[int, Sequence[torch.Tensor]]]:
+    """(owner, its tensors) of every rank in turn, this one's own first.
+
+    A collective: each rank must take all of them, and use the same order of calls otherwise.
+    """
+    if ranks.size == 1:
+        yield 0, own
+    elif comm == "gather":
+        arriving = [ranks.start_gather(x) for x in own]
+        yield ranks.rank, own
+        parts = [wait().unflatten(0, (ranks.size, -1)) for wait in arriving]
+        for owner in (ranks.rank - step for step in range(1, ranks.size)):  # as a ring's order
+            yield owner % ranks.size, [part[owner] for part in parts]
+    else:
+        for step in range(ranks.size):
+            arrive = ranks.start_passing(own) if step < ranks.size - 1 else None
+            yield (ranks.rank - step) % ranks.size, own
+            if arrive is not None:
+                own = arrive()
+
+
+def again(
+    ranks: Ranks, comm: str, kept: Sequence[torch.Tensor], more: Sequence[torch.Tensor]
+) -> Iterator[tuple[int, Sequence[torch.Tensor]]]:
+    """(owner, (features, *more)) of every rank, as in forward; what was gathered is there still.
+
+    Args:
+        ranks, comm: as in forward.
+        kept: the features of all ranks in the order of their visits; on a ring this rank's alone.
+        more: of this rank, to be sent along.
+    """
+    if ranks.size == 1 or comm == "ring":
+        yield from visiting(ranks, comm, [kept[0], *more])
+    else:
+        visits = visiting(ranks, comm, more)
+        yield from ((owner, [x, *rest]) for x, (owner, rest) in zip(kept, visits, strict=True))
+
+
+class Homeward(Protocol):
+    """What each rank computes for every block's owner, and the owner wants all together."""
+
+    def put(self, owner: int, part: torch.Tensor) -> None:
+        """This rank's part for a block, in the order in which blocks come."""
+
+    def result(self) -> torch.Tensor:
+        """All ranks' parts for this rank's block, together."""
+
+
+def homeward(ranks: Ranks, comm: str, kind: str) -> Homeward:
+    """Parts that are added up (`sum`) or whose exponentials are (`logsumexp`)."""
+    combine = torch.add if kind == "sum" else torch.logaddexp
+    if ranks.size > 1 and comm == "ring":
+        return _Following(ranks, combine)
+    return _Collected(ranks, kind)
+
+
+class _Collected:
+    def __init__(self, ranks: Ranks, kind: str) -> None:
+        self._ranks, self._kind = ranks, kind
+        self._parts: torch.Tensor | None = None
+
+    def put(self, owner: int, part: torch.Tensor) -> None:
+        if self._ranks.size == 1:
+            self._parts = part
+            return
+        if self._parts is None:
+            self._parts = part.new_empty(self._ranks.size, *part.shape)
+        self._parts[owner] = part
+
+    def result(self) -> torch.Tensor:
+        assert self._parts is not None
+        if self._ranks.size == 1:
+            return self._parts
+        if self._kind == "sum":
+            return self._ranks.reduce_scatter(self._parts.flatten(0, 1))
+        return self._ranks.swap(self._parts).logsumexp(dim=0)
+
+
+class _Following:
+    """Parts for one block follow it: rank o + 1 begins, every further one adds its own."""
+
+    def __init__(
+        self, ranks: Ranks, combine: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    ) -> None:
+        self._ranks, self._combine = ranks, combine
+        self._home: torch.Tensor | None = None
+        self._arrive: Callable[[], list[torch.Tensor]] | None = None
+
+    def put(self, owner: int, part: torch.Tensor) -> None:
+        if owner == self._ranks.rank:
+            self._home = part
+            return
+        if self._arrive is not None:
+            part = self._combine(part, self._arrive()[0])
+        self._arrive = self._ranks.start_passing([part])
+
+    def result(self) -> torch.Tensor:
+        assert self._home is not None
+        assert self._arrive is not None
+        return self._combine(self._home, self._arrive()[0])

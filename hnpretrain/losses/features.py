@@ -1,0 +1,81 @@
+"""What a step's loss is computed from, on this rank: the input of every term."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from hnpretrain.losses.engines import accumulation_dtype
+from hnpretrain.losses.gaps import Means, pair_similarities
+from hnpretrain.losses.margins import Margins
+
+
+@dataclass(frozen=True)
+class TokenFeatures:
+    """What the towers say of parts of their inputs, for terms that look closer than one vector.
+
+    Attributes:
+        patches: (b, P, D), the image's patches in the common space.
+        tokens: (b, 1 + K, L, D), the words of the caption and its negatives, likewise.
+        token_mask: (b, 1 + K, L) bool, True at words: not at start, end and padding.
+    """
+
+    patches: torch.Tensor
+    tokens: torch.Tensor
+    token_mask: torch.Tensor
+
+
+@dataclass
+class Features:
+    """Checked inputs of the loss.
+
+    Attributes:
+        image: (b, D).
+        text: (b, D), caption i belongs to image i.
+        negative: (b, K, D), K > 0; or None.
+        mask: (b, K) bool, True where a negative is valid; None with `negative`.
+        scale: 0-dim, the multiplier s.
+        bias: 0-dim, added to all logits; or None.
+        parts: for terms that need them; or None.
+        means: how tiles are computed and blocks travel.
+    """
+
+    image: torch.Tensor
+    text: torch.Tensor
+    negative: torch.Tensor | None
+    mask: torch.Tensor | None
+    scale: torch.Tensor
+    bias: torch.Tensor | None
+    parts: TokenFeatures | None
+    means: Means
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The accumulation dtype."""
+        return accumulation_dtype(self.image, self.text, self.negative)
+
+    @cached_property
+    def s(self) -> torch.Tensor:
+        """The multiplier in the accumulation dtype."""
+        return self.scale.to(self.dtype)
+
+    @cached_property
+    def margins(self) -> torch.Tensor:
+        """I_i.N_ik - I_i.T_i as (b, K), 0 where masked; K = 0 without negatives."""
+        if self.negative is None or self.mask is None:
+            return self.image.new_zeros(self.image.shape[0], 0, dtype=self.dtype)
+        return Margins.apply(self.image, self.text, self.negative, self.mask)
+
+    @cached_property
+    def valid(self) -> torch.Tensor:
+        """The mask, (b, K); K = 0 without negatives."""
+        if self.mask is None:
+            return self.image.new_zeros(self.image.shape[0], 0, dtype=torch.bool)
+        return self.mask
+
+    @cached_property
+    def positive(self) -> torch.Tensor:
+        """I_i.T_i as (b,)."""
+        return pair_similarities(self.image, self.text).to(self.dtype)

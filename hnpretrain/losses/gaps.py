@@ -1,0 +1,204 @@
+"""How far each pair is ahead of all others: the loss's large parts, as autograd functions.
+
+A *gap* of row i is log sum_j exp(x_ij) - x_ii over all j but i: the log-odds against the pair. The
+cross entropy of the row is softplus(gap), its gradient sigmoid(gap). Why the pairs stay out of the
+sums: with p_i the softmax of the pair, the loss of a row is -log p_i and its gradient p_i - 1. A
+good model at s = 100 has 1 - p_i = 1e-4 and less, of which float32 keeps few digits if p_i is
+formed first. From the gap, both come with full relative precision. And gaps of further columns join
+by one logaddexp of vectors.
+
+What is between forward and backward: features, log-sum-exps and pairs' similarities, O(b D) on a
+ring, O(B D) where blocks are gathered. Arithmetic is float32 (float64 if an input is), whatever the
+inputs and autocast say. On several ranks, gradients are those of the sum of all ranks' functions of
+their own gaps; docs/loss.md says how that fits data-parallel means.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hnpretrain.losses.distributed import Ranks
+from hnpretrain.losses.engines import NEG_INF, Block, Engine, Softmax, accumulation_dtype
+from hnpretrain.losses.exchange import again, homeward, visiting
+
+# Stands for -inf where nothing is against a pair: exp and sigmoid of it are 0, and gradients of
+# sums with it are no NaN.
+NOTHING = -1e30
+
+
+@dataclass(frozen=True)
+class Means:
+    """By what means gaps are computed: the engine of this rank, the ranks, and how blocks travel.
+
+    Attributes:
+        engine: computes tiles.
+        ranks: those that share the batch.
+        comm: of exchange.COMMS.
+    """
+
+    engine: Engine
+    ranks: Ranks
+    comm: str
+
+
+class PairGaps(torch.autograd.Function):
+    """(image (b, D), text (b, D), scale (), means) -> image gaps (b,), text gaps (b,).
+
+    With x = s * I @ T^t over the batches of all ranks, from one pass over x: of each image against
+    all texts but its own, and of each text against all images but its own.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor, means: Means
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        dtype = accumulation_dtype(image, text)
+        ranks, comm = means.ranks, means.comm
+        with torch.autocast(image.device.type, enabled=False):
+            s = scale.to(dtype)
+            image_lse = s.new_full((image.shape[0],), NEG_INF)
+            text_lses = homeward(ranks, comm, "logsumexp")
+            seen = []
+            for owner, (texts,) in visiting(ranks, comm, [text]):
+                seen.append(texts)
+                block = Block(texts, paired=owner == ranks.rank)
+                over_texts, over_images = means.engine.forward(image, block, s, both=True)
+                assert over_images is not None
+                image_lse = torch.logaddexp(image_lse, over_texts)
+                text_lses.put(owner, over_images)
+            text_lse = text_lses.result()
+            positive = pair_similarities(image, text)
+        kept = seen if comm == "gather" else [text]
+        ctx.save_for_backward(image, text, scale, positive, image_lse, text_lse, *kept)
+        ctx.means = means
+        logit = s * positive
+        return (image_lse - logit).clamp_(min=NOTHING), (text_lse - logit).clamp_(min=NOTHING)
+
+    @staticmethod
+    def backward(ctx: Any, image_grad: torch.Tensor, text_grad: torch.Tensor) -> tuple[Any, ...]:
+        refuse_second_derivatives()
+        image, text, scale, positive, image_lse, text_lse, *kept = ctx.saved_tensors
+        need_image, need_text, need_scale, _ = ctx.needs_input_grad
+        engine, ranks, comm = ctx.means.engine, ctx.means.ranks, ctx.means.comm
+        with torch.autocast(image.device.type, enabled=False):
+            s = scale.to(image_lse.dtype)
+            image_softmax = Softmax(image_lse, image_grad)
+            images = torch.zeros_like(image, dtype=s.dtype)
+            texts_home = homeward(ranks, comm, "sum")
+            inner = torch.zeros((), dtype=torch.float64, device=s.device)
+            mine = torch.stack([text_lse, text_grad, positive])
+            for owner, (texts, vectors) in again(ranks, comm, kept, [mine]):
+                lse, grad, pairs = vectors.unbind()
+                block = Block(texts, paired=owner == ranks.rank)
+                spread = engine.backward(
+                    image, block, s, image_softmax, Softmax(lse, grad), need_text
+                )
+                images += spread.rows
+                if spread.columns is not None:
+                    texts_home.put(owner, spread.columns)
+                assert spread.col_mass is not None
+                # d gap / d s = sum over j of softmax * (cosine - that of the pair), with the very
+                # softmaxes of the sums: 1 in their place is equal on paper, but near a solved
+                # batch the difference is small against its two parts.
+                inner -= _dot(positive, spread.row_mass) + _dot(pairs, spread.col_mass)
+            against = (image_grad + text_grad)[:, None]
+            scale_grad = image_out = text_out = None
+            if need_scale:
+                inner += (image.to(s.dtype) * images).sum(dtype=torch.float64)
+                scale_grad = inner.to(scale.dtype)
+            if need_image:
+                image_out = images.addcmul_(text.to(s.dtype), against, value=-1).mul_(s)
+                image_out = image_out.to(image.dtype)
+            if need_text:
+                text_out = texts_home.result()
+                text_out = text_out.addcmul_(image.to(s.dtype), against, value=-1).mul_(s)
+                text_out = text_out.to(text.dtype)
+        return image_out, text_out, scale_grad, None
+
+
+class RowGaps(torch.autograd.Function):
+    """(rows (b, D), partner (b, D), columns (c, D), hidden (c,), scale (), means) -> gaps (b,).
+
+    log sum_j exp(s rows_i . columns_j) - s rows_i . partner_i, over the columns of all ranks that
+    are not hidden. With the columns at home, give means of one rank.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows: torch.Tensor,
+        partner: torch.Tensor,
+        columns: torch.Tensor,
+        hidden: torch.Tensor,
+        scale: torch.Tensor,
+        means: Means,
+    ) -> torch.Tensor:
+        dtype = accumulation_dtype(rows, partner, columns)
+        with torch.autocast(rows.device.type, enabled=False):
+            s = scale.to(dtype)
+            lse = s.new_full((rows.shape[0],), NEG_INF)
+            seen = []
+            for _, (features, absent) in visiting(means.ranks, means.comm, [columns, hidden]):
+                seen.append(features)
+                part, _ = means.engine.forward(rows, Block(features, absent), s, both=False)
+                lse = torch.logaddexp(lse, part)
+            positive = pair_similarities(rows, partner)
+        kept = seen if means.comm == "gather" else [columns]
+        ctx.save_for_backward(rows, partner, hidden, scale, positive, lse, *kept)
+        ctx.means = means
+        return (lse - s * positive).clamp_(min=NOTHING)
+
+    @staticmethod
+    def backward(ctx: Any, gap_grad: torch.Tensor) -> tuple[Any, ...]:
+        refuse_second_derivatives()
+        rows, partner, hidden, scale, positive, lse, *kept = ctx.saved_tensors
+        need_rows, need_partner, need_columns, _, need_scale, _ = ctx.needs_input_grad
+        engine, ranks, comm = ctx.means.engine, ctx.means.ranks, ctx.means.comm
+        with torch.autocast(rows.device.type, enabled=False):
+            s = scale.to(lse.dtype)
+            softmax = Softmax(lse, gap_grad)
+            sums = torch.zeros_like(rows, dtype=s.dtype)
+            home = homeward(ranks, comm, "sum")
+            inner = torch.zeros((), dtype=torch.float64, device=s.device)
+            for owner, (features, absent) in again(ranks, comm, kept, [hidden]):
+                block = Block(features, absent)
+                spread = engine.backward(rows, block, s, softmax, None, need_columns)
+                sums += spread.rows
+                inner -= _dot(positive, spread.row_mass)
+                if spread.columns is not None:
+                    home.put(owner, spread.columns)
+            inner += (rows.to(s.dtype) * sums).sum(dtype=torch.float64)
+            against = gap_grad[:, None]
+            sums.addcmul_(partner.to(s.dtype), against, value=-1)
+            return (
+                sums.mul(s).to(rows.dtype) if need_rows else None,
+                (-s * against * rows.to(s.dtype)).to(partner.dtype) if need_partner else None,
+                home.result().mul_(s).to(kept[0].dtype) if need_columns else None,
+                None,
+                inner.to(scale.dtype) if need_scale else None,
+                None,
+            )
+
+
+def pair_similarities(image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    """I_i . T_i as (b,), in the accumulation dtype."""
+    dtype = accumulation_dtype(image, text)
+    return torch.linalg.vecdot(image.to(dtype), text.to(dtype))
+
+
+def _dot(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    return torch.dot(one.double(), other.double())
+
+
+def refuse_second_derivatives() -> None:
+    """Raises RuntimeError in a backward pass that would itself be differentiated."""
+    if torch.is_grad_enabled():
+        # create_graph=True. torch's once_differentiable would let this pass where what arrives
+        # needs no gradient, and a gradient penalty would then silently be a constant.
+        raise RuntimeError(
+            "the contrastive loss has no second derivatives: call backward without "
+            "create_graph=True"
+        )
