@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import itertools
 import multiprocessing
@@ -260,6 +261,7 @@ def _peak_of(rank: int, case: Case, taking_part: Sequence[Contender]) -> int:
     small = make_inputs(replace(case, B=64 * case.ranks), rank)
     _step(loss, small)
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # else memory that is free but held here would be used first
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak until now
     before = _status("VmRSS")
     _step(loss, inputs)

@@ -17,9 +17,9 @@ def print_loss(rows: Sequence[Mapping[str, Any]]) -> None:
     console = Console()
     for case, group in groupby(rows, key=lambda row: tuple(row[name] for name in _CASE)):
         title = ", ".join(f"{name}={value}" for name, value in zip(_CASE, case, strict=True))
-        table = Table(title=title)
+        table = Table(title=title, padding=0)
         table.add_column("loss", min_width=max(len(row["case"]) for row in rows))
-        for name in ("ms", "ours / it", "MiB", "matmul", "loss err", "grad err"):
+        for name in ("ms", "ours/it", "MiB", "matmul", "loss err", "grad err"):
             table.add_column(name, justify="right")
         for row in group:
             if row["seconds"] is None:

@@ -13,11 +13,11 @@ import torch
 
 from hnpretrain.losses.engines import NEG_INF, Block, Softmax, Spread, existing
 
-CPU_TILE_ELEMENTS = 2**20
-"""The most elements of a tile, and of a block of features cast for it: 4 MiB in float32.
+CPU_TILE_ELEMENTS = 2**19
+"""The most elements of a tile, and of a block of features cast for it: 2 MiB in float32.
 
-The fastest of 2**16, 2**18, ... 2**24 for B=4096, D=512, K=0 on one core, by 10 to 40 %: larger
-tiles leave the cache between the passes over them, smaller ones make thin matrix products.
+For B=4096, D=512 on two cores, 2**19 to 2**22 take the same time within 3 %, 2**18 a twentieth and
+2**17 a third more: smaller tiles make thin matrix products. So the smallest that is fast.
 """
 
 GPU_TILE_ELEMENTS = 2**24

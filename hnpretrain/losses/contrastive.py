@@ -179,6 +179,7 @@ class HardNegativeContrastiveLoss(nn.Module):
             logit_bias,
             parts,
             Means(engine_for(self.backend, image), ranks, self.comm),
+            self.form,
         )
         if self.form == "sigmoid":
             parts_of_loss = {"contrastive": sigmoid_contrast(features)}

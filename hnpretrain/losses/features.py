@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 
 from hnpretrain.losses.engines import accumulation_dtype
-from hnpretrain.losses.gaps import Means, pair_similarities
+from hnpretrain.losses.gaps import Means, PairGaps, pair_similarities
 from hnpretrain.losses.margins import Margins
 
 
@@ -40,6 +40,7 @@ class Features:
         bias: 0-dim, added to all logits; or None.
         parts: for terms that need them; or None.
         means: how tiles are computed and blocks travel.
+        form: softmax or sigmoid.
     """
 
     image: torch.Tensor
@@ -50,6 +51,7 @@ class Features:
     bias: torch.Tensor | None
     parts: TokenFeatures | None
     means: Means
+    form: str
 
     @property
     def dtype(self) -> torch.dtype:
@@ -62,8 +64,17 @@ class Features:
         return self.scale.to(self.dtype)
 
     @cached_property
+    def gaps(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Image gaps (b,), text gaps (b,) and margins (b, K): see PairGaps."""
+        return PairGaps.apply(
+            self.image, self.text, self.negative, self.mask, self.scale, self.means
+        )
+
+    @cached_property
     def margins(self) -> torch.Tensor:
         """I_i.N_ik - I_i.T_i as (b, K), 0 where masked; K = 0 without negatives."""
+        if self.form == "softmax":
+            return self.gaps[2]
         if self.negative is None or self.mask is None:
             return self.image.new_zeros(self.image.shape[0], 0, dtype=self.dtype)
         return Margins.apply(self.image, self.text, self.negative, self.mask)

@@ -23,6 +23,7 @@ import torch
 from hnpretrain.losses.distributed import Ranks
 from hnpretrain.losses.engines import NEG_INF, Block, Engine, Softmax, accumulation_dtype
 from hnpretrain.losses.exchange import again, homeward, visiting
+from hnpretrain.losses.margins import margins_of, spread_margins
 
 # Stands for -inf where nothing is against a pair: exp and sigmoid of it are 0, and gradients of
 # sums with it are no NaN.
@@ -45,17 +46,26 @@ class Means:
 
 
 class PairGaps(torch.autograd.Function):
-    """(image (b, D), text (b, D), scale (), means) -> image gaps (b,), text gaps (b,).
+    """(image (b, D), text (b, D), negative (b, K, D), mask (b, K), scale (), means)
+    -> image gaps (b,), text gaps (b,), margins (b, K).
 
-    With x = s * I @ T^t over the batches of all ranks, from one pass over x: of each image against
-    all texts but its own, and of each text against all images but its own.
+    With x = s * I @ T^t over the batches of all ranks, from one pass over x: the gaps of each image
+    against all texts but its own, and of each text against all images but its own. Negatives stay
+    at home: their margins are those of `Margins`, here because then one pair of gradient buffers
+    serves both. Negative and mask may be None, which is K = 0.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor, means: Means
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        dtype = accumulation_dtype(image, text)
+        ctx: Any,
+        image: torch.Tensor,
+        text: torch.Tensor,
+        negative: torch.Tensor | None,
+        mask: torch.Tensor | None,
+        scale: torch.Tensor,
+        means: Means,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        dtype = accumulation_dtype(image, text, negative)
         ranks, comm = means.ranks, means.comm
         with torch.autocast(image.device.type, enabled=False):
             s = scale.to(dtype)
@@ -70,33 +80,42 @@ class PairGaps(torch.autograd.Function):
                 image_lse = torch.logaddexp(image_lse, over_texts)
                 text_lses.put(owner, over_images)
             text_lse = text_lses.result()
-            positive = pair_similarities(image, text)
+            positive = pair_similarities(image, text).to(dtype)
+            if negative is None or mask is None:
+                margins = s.new_zeros(image.shape[0], 0)
+            else:
+                margins = margins_of(image, text, negative, mask)
         kept = seen if comm == "gather" else [text]
-        ctx.save_for_backward(image, text, scale, positive, image_lse, text_lse, *kept)
+        vectors = (positive, image_lse, text_lse)
+        ctx.save_for_backward(image, text, negative, mask, scale, *vectors, *kept)
         ctx.means = means
         logit = s * positive
-        return (image_lse - logit).clamp_(min=NOTHING), (text_lse - logit).clamp_(min=NOTHING)
+        image_gap = (image_lse - logit).clamp_(min=NOTHING)
+        return image_gap, (text_lse - logit).clamp_(min=NOTHING), margins
 
     @staticmethod
-    def backward(ctx: Any, image_grad: torch.Tensor, text_grad: torch.Tensor) -> tuple[Any, ...]:
+    def backward(
+        ctx: Any, image_grad: torch.Tensor, text_grad: torch.Tensor, margin_grad: torch.Tensor
+    ) -> tuple[Any, ...]:
         refuse_second_derivatives()
-        image, text, scale, positive, image_lse, text_lse, *kept = ctx.saved_tensors
-        need_image, need_text, need_scale, _ = ctx.needs_input_grad
+        image, text, negative, mask, scale, *vectors = ctx.saved_tensors
+        positive, image_lse, text_lse, *kept = vectors
+        need_image, need_text, need_negative, _, need_scale, _ = ctx.needs_input_grad
         engine, ranks, comm = ctx.means.engine, ctx.means.ranks, ctx.means.comm
         with torch.autocast(image.device.type, enabled=False):
             s = scale.to(image_lse.dtype)
             image_softmax = Softmax(image_lse, image_grad)
-            images = torch.zeros_like(image, dtype=s.dtype)
+            images = None
             texts_home = homeward(ranks, comm, "sum")
             inner = torch.zeros((), dtype=torch.float64, device=s.device)
             mine = torch.stack([text_lse, text_grad, positive])
-            for owner, (texts, vectors) in again(ranks, comm, kept, [mine]):
-                lse, grad, pairs = vectors.unbind()
+            for owner, (texts, theirs) in again(ranks, comm, kept, [mine]):
+                lse, grad, pairs = theirs.unbind()
                 block = Block(texts, paired=owner == ranks.rank)
                 spread = engine.backward(
                     image, block, s, image_softmax, Softmax(lse, grad), need_text
                 )
-                images += spread.rows
+                images = spread.rows if images is None else images.add_(spread.rows)
                 if spread.columns is not None:
                     texts_home.put(owner, spread.columns)
                 assert spread.col_mass is not None
@@ -104,19 +123,29 @@ class PairGaps(torch.autograd.Function):
                 # softmaxes of the sums: 1 in their place is equal on paper, but near a solved
                 # batch the difference is small against its two parts.
                 inner -= _dot(positive, spread.row_mass) + _dot(pairs, spread.col_mass)
-            against = (image_grad + text_grad)[:, None]
-            scale_grad = image_out = text_out = None
+                del spread
+            assert images is not None
+            scale_out = image_out = text_out = negative_out = None
             if need_scale:
-                inner += (image.to(s.dtype) * images).sum(dtype=torch.float64)
-                scale_grad = inner.to(scale.dtype)
+                scale_out = (inner + _inner(image, images)).to(scale.dtype)
+            against = (image_grad + text_grad)[:, None]
             if need_image:
                 image_out = images.addcmul_(text.to(s.dtype), against, value=-1).mul_(s)
-                image_out = image_out.to(image.dtype)
             if need_text:
                 text_out = texts_home.result()
-                text_out = text_out.addcmul_(image.to(s.dtype), against, value=-1).mul_(s)
-                text_out = text_out.to(text.dtype)
-        return image_out, text_out, scale_grad, None
+                text_out.addcmul_(image.to(s.dtype), against, value=-1).mul_(s)
+            if negative is not None:
+                negative_out = spread_margins(
+                    margin_grad, image, text, negative, mask, image_out, text_out, need_negative
+                )
+            return (
+                None if image_out is None else image_out.to(image.dtype),
+                None if text_out is None else text_out.to(text.dtype),
+                negative_out,
+                None,
+                scale_out,
+                None,
+            )
 
 
 class RowGaps(torch.autograd.Function):
@@ -160,17 +189,18 @@ class RowGaps(torch.autograd.Function):
         with torch.autocast(rows.device.type, enabled=False):
             s = scale.to(lse.dtype)
             softmax = Softmax(lse, gap_grad)
-            sums = torch.zeros_like(rows, dtype=s.dtype)
+            sums = None
             home = homeward(ranks, comm, "sum")
             inner = torch.zeros((), dtype=torch.float64, device=s.device)
             for owner, (features, absent) in again(ranks, comm, kept, [hidden]):
                 block = Block(features, absent)
                 spread = engine.backward(rows, block, s, softmax, None, need_columns)
-                sums += spread.rows
+                sums = spread.rows if sums is None else sums.add_(spread.rows)
                 inner -= _dot(positive, spread.row_mass)
                 if spread.columns is not None:
                     home.put(owner, spread.columns)
-            inner += (rows.to(s.dtype) * sums).sum(dtype=torch.float64)
+            assert sums is not None
+            inner += _inner(rows, sums)
             against = gap_grad[:, None]
             sums.addcmul_(partner.to(s.dtype), against, value=-1)
             return (
@@ -187,6 +217,11 @@ def pair_similarities(image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
     """I_i . T_i as (b,), in the accumulation dtype."""
     dtype = accumulation_dtype(image, text)
     return torch.linalg.vecdot(image.to(dtype), text.to(dtype))
+
+
+def _inner(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The sum over all elements of x * y, in float64, without a product of their size."""
+    return torch.linalg.vecdot(x.to(y.dtype), y).sum(dtype=torch.float64)
 
 
 def _dot(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from torch.nn.functional import softplus
 
 from hnpretrain.losses.distributed import ALONE, Ranks
 from hnpretrain.losses.features import Features
-from hnpretrain.losses.gaps import NOTHING, PairGaps, RowGaps
+from hnpretrain.losses.gaps import NOTHING, RowGaps
 
 
 def softmax_contrast(features: Features, scope: str, smoothing: float) -> torch.Tensor:
@@ -26,9 +26,7 @@ def softmax_contrast(features: Features, scope: str, smoothing: float) -> torch.
     Returns:
         0-dim, in the accumulation dtype.
     """
-    image_gap, text_gap = PairGaps.apply(
-        features.image, features.text, features.scale, features.means
-    )
+    image_gap, text_gap, _ = features.gaps
     scope = scope if features.negative is not None else "none"
     if scope != "none":
         image_gap = torch.logaddexp(image_gap, _negatives_gap(features, scope))
