@@ -1,8 +1,12 @@
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
 from hnpretrain import config
+from hnpretrain.train.settings import TrainSettings
+
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 @dataclass
@@ -111,3 +115,10 @@ def test_wrong_files(tmp_path):
     path.write_text("a: [1\n")
     with pytest.raises(ValueError, match=r"list\.yaml"):
         config.load(Outer, path)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("vit-*.yaml")), ids=lambda path: path.stem)
+def test_recipes_are_settings_of_a_training(path):
+    settings = config.load(TrainSettings, path)
+    assert settings.output == f"runs/{path.stem}"
+    settings.loss.make(settings.data.negatives)

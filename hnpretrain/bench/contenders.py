@@ -62,9 +62,9 @@ def contenders(device: str, K: int, comms: list[str]) -> list[Contender]:
         found.append(Contender(name, True, "global", _appended, 6 + 3 * K))
     if device == "cuda":
         if importlib.util.find_spec("inf_cl"):
-            found.append(Contender("inf-cl, no negatives", False, "none", _inf_cl, 8))
+            found.append(Contender("inf-cl, no negatives", False, "none", _inf_cl, 10))
         if importlib.util.find_spec("memeff"):
-            found.append(Contender("memeff, no negatives", False, "none", _memeff, 4))
+            found.append(Contender("memeff, no negatives", False, "none", _memeff, 5))
     return found
 
 
