@@ -70,8 +70,8 @@ class HardNegativeContrastiveLoss(nn.Module):
             torch.distributed is not initialised.
         comm: how captions (and negatives of scope global) travel: "gather", all at once, or
             "ring", one rank's at a time, with memory that does not grow with W.
-        backend: what computes: "blocked", torch on any device; "oracle", dense float64 for tests;
-            "auto" takes the fastest that the features' device and shape allow.
+        backend: what computes: "blocked", torch on any device; "triton", kernels for CUDA;
+            "oracle", dense float64 for tests; "auto" takes the fastest that the features allow.
         form: "softmax" as above, or "sigmoid": SigLIP's, with own negatives; see sigmoid_contrast.
         label_smoothing: of the softmax form; see softmax_contrast.
         terms: further ones by name, each a module of Features as in `losses.terms`, ...
@@ -159,6 +159,7 @@ class HardNegativeContrastiveLoss(nn.Module):
         ranks = Ranks.of(self.group)
         try:
             scale = check_inputs(image, text, negative, negative_mask, logit_scale)
+            engine = engine_for(self.backend, image, text, negative)
         except Exception:
             refuse(ranks)
             raise
@@ -178,7 +179,7 @@ class HardNegativeContrastiveLoss(nn.Module):
             scale,
             logit_bias,
             parts,
-            Means(engine_for(self.backend, image), ranks, self.comm),
+            Means(engine, ranks, self.comm),
             self.form,
         )
         if self.form == "sigmoid":

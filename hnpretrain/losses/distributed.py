@@ -50,6 +50,10 @@ class Ranks:
             )
         return cls(group, size=dist.get_world_size(group), rank=rank)
 
+    def only(self) -> range:
+        """This rank alone, as a range of ranks."""
+        return range(self.rank, self.rank + 1)
+
     def exchange(self, values: Sequence[int]) -> list[list[int]]:
         """Every rank's integers, in rank order: a few bytes, read back on the host."""
         if self.size == 1:

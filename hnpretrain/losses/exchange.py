@@ -19,51 +19,57 @@ from hnpretrain.losses.distributed import Ranks
 COMMS = ("gather", "ring")
 
 
+Owners = range
+"""Ranks whose blocks come together, one after the other."""
+
+
 def visiting(
     ranks: Ranks, comm: str, own: Sequence[torch.Tensor]
-) -> Iterator[tuple[int, Sequence[torch.Tensor]]]:
-    """(owner, its tensors) of every rank in turn, this one's own first.
+) -> Iterator[tuple[Owners, Sequence[torch.Tensor]]]:
+    """(owners, their tensors) until all ranks have been there, this one's own first and alone.
 
     A collective: each rank must take all of them, and use the same order of calls otherwise.
     """
     if ranks.size == 1:
-        yield 0, own
+        yield range(1), own
     elif comm == "gather":
         arriving = [ranks.start_gather(x) for x in own]
-        yield ranks.rank, own
-        parts = [wait().unflatten(0, (ranks.size, -1)) for wait in arriving]
-        for owner in (ranks.rank - step for step in range(1, ranks.size)):  # as a ring's order
-            yield owner % ranks.size, [part[owner] for part in parts]
+        yield ranks.only(), own
+        whole = [wait().unflatten(0, (ranks.size, -1)) for wait in arriving]
+        for owners in (range(ranks.rank), range(ranks.rank + 1, ranks.size)):
+            if owners:
+                yield owners, [x[owners.start : owners.stop].flatten(0, 1) for x in whole]
     else:
         for step in range(ranks.size):
             arrive = ranks.start_passing(own) if step < ranks.size - 1 else None
-            yield (ranks.rank - step) % ranks.size, own
+            owner = (ranks.rank - step) % ranks.size
+            yield range(owner, owner + 1), own
             if arrive is not None:
                 own = arrive()
 
 
 def again(
     ranks: Ranks, comm: str, kept: Sequence[torch.Tensor], more: Sequence[torch.Tensor]
-) -> Iterator[tuple[int, Sequence[torch.Tensor]]]:
-    """(owner, (features, *more)) of every rank, as in forward; what was gathered is there still.
+) -> Iterator[tuple[Owners, Sequence[torch.Tensor]]]:
+    """(owners, (features, *more)) as in forward; what was gathered is there still.
 
     Args:
         ranks, comm: as in forward.
-        kept: the features of all ranks in the order of their visits; on a ring this rank's alone.
+        kept: the features that came, in order; on a ring this rank's alone.
         more: of this rank, to be sent along.
     """
     if ranks.size == 1 or comm == "ring":
         yield from visiting(ranks, comm, [kept[0], *more])
     else:
         visits = visiting(ranks, comm, more)
-        yield from ((owner, [x, *rest]) for x, (owner, rest) in zip(kept, visits, strict=True))
+        yield from ((owners, [x, *rest]) for x, (owners, rest) in zip(kept, visits, strict=True))
 
 
 class Homeward(Protocol):
     """What each rank computes for every block's owner, and the owner wants all together."""
 
-    def put(self, owner: int, part: torch.Tensor) -> None:
-        """This rank's part for a block, in the order in which blocks come."""
+    def put(self, owners: Owners, part: torch.Tensor) -> None:
+        """This rank's part for blocks, in the order in which they come: (n * owners, ...)."""
 
     def result(self) -> torch.Tensor:
         """All ranks' parts for this rank's block, together."""
@@ -82,13 +88,14 @@ class _Collected:
         self._ranks, self._kind = ranks, kind
         self._parts: torch.Tensor | None = None
 
-    def put(self, owner: int, part: torch.Tensor) -> None:
+    def put(self, owners: Owners, part: torch.Tensor) -> None:
         if self._ranks.size == 1:
             self._parts = part
             return
+        part = part.unflatten(0, (len(owners), -1))
         if self._parts is None:
-            self._parts = part.new_empty(self._ranks.size, *part.shape)
-        self._parts[owner] = part
+            self._parts = part.new_empty(self._ranks.size, *part.shape[1:])
+        self._parts[owners.start : owners.stop] = part
 
     def result(self) -> torch.Tensor:
         assert self._parts is not None
@@ -109,8 +116,8 @@ class _Following:
         self._home: torch.Tensor | None = None
         self._arrive: Callable[[], list[torch.Tensor]] | None = None
 
-    def put(self, owner: int, part: torch.Tensor) -> None:
-        if owner == self._ranks.rank:
+    def put(self, owners: Owners, part: torch.Tensor) -> None:
+        if owners == self._ranks.only():
             self._home = part
             return
         if self._arrive is not None:

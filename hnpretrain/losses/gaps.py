@@ -72,13 +72,13 @@ class PairGaps(torch.autograd.Function):
             image_lse = s.new_full((image.shape[0],), NEG_INF)
             text_lses = homeward(ranks, comm, "logsumexp")
             seen = []
-            for owner, (texts,) in visiting(ranks, comm, [text]):
+            for owners, (texts,) in visiting(ranks, comm, [text]):
                 seen.append(texts)
-                block = Block(texts, paired=owner == ranks.rank)
+                block = Block(texts, paired=owners == ranks.only())
                 over_texts, over_images = means.engine.forward(image, block, s, both=True)
                 assert over_images is not None
                 image_lse = torch.logaddexp(image_lse, over_texts)
-                text_lses.put(owner, over_images)
+                text_lses.put(owners, over_images)
             text_lse = text_lses.result()
             positive = pair_similarities(image, text).to(dtype)
             if negative is None or mask is None:
@@ -108,16 +108,16 @@ class PairGaps(torch.autograd.Function):
             images = None
             texts_home = homeward(ranks, comm, "sum")
             inner = torch.zeros((), dtype=torch.float64, device=s.device)
-            mine = torch.stack([text_lse, text_grad, positive])
-            for owner, (texts, theirs) in again(ranks, comm, kept, [mine]):
-                lse, grad, pairs = theirs.unbind()
-                block = Block(texts, paired=owner == ranks.rank)
+            mine = torch.stack([text_lse, text_grad, positive], dim=1)
+            for owners, (texts, theirs) in again(ranks, comm, kept, [mine]):
+                lse, grad, pairs = theirs.unbind(dim=1)
+                block = Block(texts, paired=owners == ranks.only())
                 spread = engine.backward(
                     image, block, s, image_softmax, Softmax(lse, grad), need_text
                 )
                 images = spread.rows if images is None else images.add_(spread.rows)
                 if spread.columns is not None:
-                    texts_home.put(owner, spread.columns)
+                    texts_home.put(owners, spread.columns)
                 assert spread.col_mass is not None
                 # d gap / d s = sum over j of softmax * (cosine - that of the pair), with the very
                 # softmaxes of the sums: 1 in their place is equal on paper, but near a solved
@@ -192,13 +192,13 @@ class RowGaps(torch.autograd.Function):
             sums = None
             home = homeward(ranks, comm, "sum")
             inner = torch.zeros((), dtype=torch.float64, device=s.device)
-            for owner, (features, absent) in again(ranks, comm, kept, [hidden]):
+            for owners, (features, absent) in again(ranks, comm, kept, [hidden]):
                 block = Block(features, absent)
                 spread = engine.backward(rows, block, s, softmax, None, need_columns)
                 sums = spread.rows if sums is None else sums.add_(spread.rows)
                 inner -= _dot(positive, spread.row_mass)
                 if spread.columns is not None:
-                    home.put(owner, spread.columns)
+                    home.put(owners, spread.columns)
             assert sums is not None
             inner += _inner(rows, sums)
             against = gap_grad[:, None]

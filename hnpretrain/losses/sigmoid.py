@@ -53,9 +53,9 @@ class PairsApart(torch.autograd.Function):
             s = scale.to(dtype)
             sums = s.new_zeros(image.shape[0])
             seen = []
-            for owner, (texts,) in visiting(means.ranks, means.comm, [text]):
+            for owners, (texts,) in visiting(means.ranks, means.comm, [text]):
                 seen.append(texts)
-                for i, _, tile, _ in _tiles(image, texts, s, bias, owner == means.ranks.rank):
+                for i, _, tile, _ in _tiles(image, texts, s, bias, owners == means.ranks.only()):
                     sums[i] += softplus(tile, threshold=40).sum(dim=1)
         kept = seen if means.comm == "gather" else [text]
         ctx.save_for_backward(image, scale, bias, *kept)
@@ -73,16 +73,16 @@ class PairsApart(torch.autograd.Function):
             images = torch.zeros_like(image, dtype=s.dtype)
             home = homeward(ranks, comm, "sum")
             mass = torch.zeros((), dtype=torch.float64, device=s.device)
-            for owner, (texts,) in again(ranks, comm, kept, []):
+            for owners, (texts,) in again(ranks, comm, kept, []):
                 columns_sum = torch.zeros_like(texts, dtype=s.dtype) if need_text else None
-                for i, j, tile, columns in _tiles(image, texts, s, bias, owner == ranks.rank):
+                for i, j, tile, columns in _tiles(image, texts, s, bias, owners == ranks.only()):
                     weights = tile.sigmoid_().mul_(grad[i, None])
                     mass += weights.sum(dtype=torch.float64)
                     images[i].addmm_(weights, columns)
                     if columns_sum is not None:
                         columns_sum[j].addmm_(weights.T, image[i].to(s.dtype))
                 if columns_sum is not None:
-                    home.put(owner, columns_sum)
+                    home.put(owners, columns_sum)
             inner = (image.to(s.dtype) * images).sum(dtype=torch.float64)
             return (
                 images.mul(s).to(image.dtype) if need_image else None,

@@ -223,3 +223,9 @@ def test_a_softmax_does_not_see_a_bias() -> None:
 def test_what_does_not_go_together_is_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         HardNegativeContrastiveLoss(**arguments)
+
+
+def test_triton_says_what_it_wants() -> None:
+    loss = HardNegativeContrastiveLoss(backend="triton")
+    with pytest.raises(ValueError, match=r"multiple of 16; got image \(12, 16\) of torch.float64"):
+        loss(*make_case().arguments())
