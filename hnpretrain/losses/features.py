@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 
 from hnpretrain.losses.engines import accumulation_dtype
-from hnpretrain.losses.gaps import Means, PairGaps, pair_similarities
+from hnpretrain.losses.gaps import Means, PairGaps
 from hnpretrain.losses.margins import Margins
 
 
@@ -89,4 +89,4 @@ class Features:
     @cached_property
     def positive(self) -> torch.Tensor:
         """I_i.T_i as (b,)."""
-        return pair_similarities(self.image, self.text).to(self.dtype)
+        return torch.linalg.vecdot(self.image.to(self.dtype), self.text.to(self.dtype))

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from hnpretrain.losses.blocked import blocks, budget
 from hnpretrain.losses.distributed import Ranks
 from hnpretrain.losses.engines import NEG_INF, Block, Engine, Softmax, accumulation_dtype
 from hnpretrain.losses.exchange import again, homeward, visiting
@@ -80,7 +81,7 @@ class PairGaps(torch.autograd.Function):
                 image_lse = torch.logaddexp(image_lse, over_texts)
                 text_lses.put(owners, over_images)
             text_lse = text_lses.result()
-            positive = pair_similarities(image, text).to(dtype)
+            positive = _pairs(image, text).to(dtype)
             if negative is None or mask is None:
                 margins = s.new_zeros(image.shape[0], 0)
             else:
@@ -174,7 +175,7 @@ class RowGaps(torch.autograd.Function):
                 seen.append(features)
                 part, _ = means.engine.forward(rows, Block(features, absent), s, both=False)
                 lse = torch.logaddexp(lse, part)
-            positive = pair_similarities(rows, partner)
+            positive = _pairs(rows, partner)
         kept = seen if means.comm == "gather" else [columns]
         ctx.save_for_backward(rows, partner, hidden, scale, positive, lse, *kept)
         ctx.means = means
@@ -213,15 +214,19 @@ class RowGaps(torch.autograd.Function):
             )
 
 
-def pair_similarities(image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """I_i . T_i as (b,), in the accumulation dtype."""
-    dtype = accumulation_dtype(image, text)
-    return torch.linalg.vecdot(image.to(dtype), text.to(dtype))
+def _pairs(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """x_i . y_i as (b,), in the accumulation dtype, without temporaries of (b, D)."""
+    dtype = accumulation_dtype(x, y)
+    b, D = x.shape
+    products = torch.empty(b, dtype=dtype, device=x.device)
+    for rows in blocks(b, max(1, budget(x) // D)):
+        products[rows] = (x[rows].to(dtype) * y[rows].to(dtype)).sum(dim=1)
+    return products
 
 
 def _inner(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """The sum over all elements of x * y, in float64, without a product of their size."""
-    return torch.linalg.vecdot(x.to(y.dtype), y).sum(dtype=torch.float64)
+    """The sum over all elements of x * y, in float64."""
+    return _pairs(x, y).sum(dtype=torch.float64)
 
 
 def _dot(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
