@@ -34,6 +34,8 @@ def loss(
     from hnpretrain.bench.report import print_loss
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise typer.BadParameter(f"--device {device!r}: give cpu, or cuda where there is a GPU")
     names = [name.strip() for name in dtype.split(",")]
     if unknown := set(names) - DTYPES.keys():
         raise typer.BadParameter(f"--dtype {unknown.pop()!r} is not one of {', '.join(DTYPES)}")
@@ -50,6 +52,8 @@ def loss(
     for case in cases:
         if case.B % case.ranks:
             raise typer.BadParameter(f"--batch {case.B} is no multiple of --ranks {case.ranks}")
+        if device == "cuda" and case.ranks > torch.cuda.device_count():
+            raise typer.BadParameter(f"--ranks {case.ranks}: one GPU each, and there are fewer")
     rows = compare(cases)
     print_loss(rows)
     if json_file:

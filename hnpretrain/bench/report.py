@@ -13,7 +13,7 @@ _CASE = ("B", "D", "K", "dtype", "ranks", "device")
 
 
 def print_loss(rows: Sequence[Mapping[str, Any]]) -> None:
-    """One table a case; `ratio` is how often the fastest of ours fits into a peer's time."""
+    """One table a case; the ratio is the fastest of ours to the row's own time."""
     console = Console()
     for case, group in groupby(rows, key=lambda row: tuple(row[name] for name in _CASE)):
         title = ", ".join(f"{name}={value}" for name, value in zip(_CASE, case, strict=True))

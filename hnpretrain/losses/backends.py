@@ -48,5 +48,12 @@ def _triton(image: torch.Tensor, texts: Sequence[torch.Tensor]) -> Engine | None
     if not all(kernels.supported(image, text) for text in texts):
         return None
     # One switch for these products and torch's own, which the backward pass takes too.
-    tf32 = torch.backends.cuda.matmul.allow_tf32
-    return kernels.TritonEngine(precision="tf32" if tf32 else "ieee")
+    return kernels.TritonEngine(precision="tf32" if _tf32() else "ieee")
+
+
+def _tf32() -> bool:
+    matmul = torch.backends.cuda.matmul
+    try:
+        return bool(matmul.allow_tf32)
+    except RuntimeError:  # torch refuses to answer once its newer setting was used
+        return matmul.fp32_precision == "tf32"

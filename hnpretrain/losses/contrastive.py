@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +14,18 @@ from hnpretrain.losses.backends import BACKENDS, engine_for
 from hnpretrain.losses.distributed import Ranks
 from hnpretrain.losses.exchange import COMMS
 from hnpretrain.losses.features import Features, TokenFeatures
-from hnpretrain.losses.gaps import Means
-from hnpretrain.losses.inputs import SCOPES, check_agreement, check_inputs, refuse
+from hnpretrain.losses.gaps import Machinery
+from hnpretrain.losses.inputs import (
+    SCOPES,
+    check_agreement,
+    check_inputs,
+    check_more,
+    one_of,
+    refuse,
+)
 from hnpretrain.losses.sigmoid import sigmoid_contrast
 from hnpretrain.losses.softmax import softmax_contrast
-from hnpretrain.losses.terms import CrossModalRank, IntraModalContrast, LocalChoice
+from hnpretrain.losses.terms import Term
 
 FORMS = ("softmax", "sigmoid")
 
@@ -74,7 +80,7 @@ class HardNegativeContrastiveLoss(nn.Module):
             "oracle", dense float64 for tests; "auto" takes the fastest that the features allow.
         form: "softmax" as above, or "sigmoid": SigLIP's, with own negatives; see sigmoid_contrast.
         label_smoothing: of the softmax form; see softmax_contrast.
-        terms: further ones by name, each a module of Features as in `losses.terms`, ...
+        terms: further ones by name, as those in `losses.terms`, ...
         weights: ... and what they are multiplied by; 1 where a name is missing.
 
     Raises:
@@ -90,38 +96,43 @@ class HardNegativeContrastiveLoss(nn.Module):
         backend: str = "auto",
         form: str = "softmax",
         label_smoothing: float = 0.0,
-        terms: Mapping[str, nn.Module] | None = None,
+        terms: Mapping[str, Term] | None = None,
         weights: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
-        for name, value, allowed in (
-            ("scope", scope, SCOPES),
-            ("comm", comm, COMMS),
-            ("backend", backend, ("auto", *BACKENDS)),
-            ("form", form, FORMS),
-        ):
-            if value not in allowed:
-                near = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.5)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}{hint}")
+        one_of("scope", scope, SCOPES)
+        one_of("comm", comm, COMMS)
+        one_of("backend", backend, ("auto", *BACKENDS))
+        one_of("form", form, FORMS)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing={label_smoothing} must be in [0, 1)")
         self.scope = scope
         self.group = group
         self.comm = comm
         self.backend = backend
         self.form = form
         self.label_smoothing = label_smoothing
-        self.terms = nn.ModuleDict(terms or {})
+        self.terms = nn.ModuleDict(dict(terms or {}))
         self.weights = dict(weights or {})
-        if form == "sigmoid" and (scope not in ("own", "none") or label_smoothing):
-            raise ValueError(
-                f"form='sigmoid' knows an image's own negatives and no label smoothing, got "
-                f"scope={scope!r} and label_smoothing={label_smoothing}"
-            )
+        if form == "sigmoid":
+            self._check_sigmoid()
+        if "contrastive" in self.terms:
+            raise ValueError("a term cannot be called 'contrastive': that is the loss's own part")
         if unknown := self.weights.keys() - self.terms.keys():
             raise ValueError(
                 f"weights for {', '.join(sorted(unknown))}, but the terms are "
                 f"{', '.join(self.terms) or 'none'}"
             )
+
+    def _check_sigmoid(self) -> None:
+        if self.scope not in ("own", "none") or self.label_smoothing:
+            raise ValueError(
+                "the sigmoid form scores an image against its own negatives (scope own) or none, "
+                f"without label smoothing; got scope={self.scope!r} and "
+                f"label_smoothing={self.label_smoothing}"
+            )
+        if self.backend not in ("auto", "blocked"):
+            raise ValueError(f"the sigmoid form has the backend blocked, not {self.backend!r}")
 
     def forward(
         self,
@@ -144,8 +155,8 @@ class HardNegativeContrastiveLoss(nn.Module):
                 masked slots hold, NaN included, does not matter.
             logit_scale: the multiplier s itself, exp(...) already taken: a 0-dim float tensor, or
                 a positive number.
-            logit_bias: 0-dim float tensor, added to all logits. The sigmoid form needs one; a
-                softmax does not see it, and its gradient is 0 then.
+            logit_bias: 0-dim float tensor, added to all logits; None is 0. A softmax does not see
+                it, and its gradient is 0 then.
             parts: features of patches and words, for terms that need them.
 
         Returns:
@@ -159,47 +170,50 @@ class HardNegativeContrastiveLoss(nn.Module):
         ranks = Ranks.of(self.group)
         try:
             scale = check_inputs(image, text, negative, negative_mask, logit_scale)
+            K = 0 if negative is None else negative.shape[1]
+            check_more(image, K, logit_bias, parts)
+            for term in self._terms():
+                term.check(K, parts)
             engine = engine_for(self.backend, image, text, negative)
         except Exception:
             refuse(ranks)
             raise
-        if negative is None or negative.shape[1] == 0:
+        if K == 0:
             negative = negative_mask = None
-        elif negative_mask is None:
+        elif negative is not None and negative_mask is None:
             negative_mask = torch.ones(negative.shape[:2], dtype=torch.bool, device=image.device)
+        equal_negatives = self.scope == "global" or any(
+            term.equal_negatives for term in self._terms()
+        )
+        settings = f"{self.form} {self.label_smoothing} {list(self.terms)}"
         check_agreement(
-            ranks, image, text, negative, self._sends_negatives(), self.scope, self.comm
+            ranks, image, text, negative, equal_negatives, self.scope, self.comm, settings
         )
-
+        machinery = Machinery(engine, ranks, self.comm)
         features = Features(
-            image,
-            text,
-            negative,
-            negative_mask,
-            scale,
-            logit_bias,
-            parts,
-            Means(engine, ranks, self.comm),
-            self.form,
+            image, text, negative, negative_mask, scale, logit_bias, parts, machinery, self.form
         )
-        if self.form == "sigmoid":
-            parts_of_loss = {"contrastive": sigmoid_contrast(features)}
-        else:
-            contrast = softmax_contrast(features, self.scope, self.label_smoothing)
-            parts_of_loss = {"contrastive": contrast}
-        for name, term in self.terms.items():
-            parts_of_loss[name] = term(features)
-        return self._output(features, parts_of_loss)
+        with torch.autocast(image.device.type, enabled=False):
+            if self.form == "sigmoid":
+                local = {"contrastive": sigmoid_contrast(features)}
+            else:
+                contrast = softmax_contrast(features, self.scope, self.label_smoothing)
+                local = {"contrastive": contrast}
+            for name, term in zip(self.terms, self._terms(), strict=True):
+                local[name] = term(features)
+            return self._output(features, local)
 
     def start_epoch(self) -> None:
         """Tells the terms that a new epoch begins."""
-        for term in self.terms.values():
-            if isinstance(term, CrossModalRank):
-                term.start_epoch()
+        for term in self._terms():
+            term.start_epoch()
 
     def needs_parts(self) -> bool:
         """Whether a term looks at the features of patches and words."""
-        return any(isinstance(term, LocalChoice) for term in self.terms.values())
+        return any(term.needs_parts for term in self._terms())
+
+    def _terms(self) -> list[Term]:
+        return [term for term in self.terms.values() if isinstance(term, Term)]
 
     def _output(self, features: Features, parts: Mapping[str, torch.Tensor]) -> LossOutput:
         """The weighted sum with the values of the global batch: one all-reduce of a few numbers."""
@@ -208,8 +222,8 @@ class HardNegativeContrastiveLoss(nn.Module):
         behind = -features.margins.detach().double()
         # The zero margin of a masked negative counts as wrong, that is, not at all.
         counts = torch.stack([behind.sum(), (behind > 0).sum(), features.valid.sum()])
-        told = features.means.ranks.sum(torch.cat([local.detach().double(), counts]))
-        values = (told[: len(parts)] / features.means.ranks.size).to(local.dtype)
+        told = features.machinery.ranks.sum(torch.cat([local.detach().double(), counts]))
+        values = (told[: len(parts)] / features.machinery.ranks.size).to(local.dtype)
         margin_sum, correct, count = told[len(parts) :].to(local.dtype)
         total = _Told.apply((weights * local).sum(), (weights * values).sum())
         if features.bias is not None and self.form == "softmax":
@@ -221,11 +235,6 @@ class HardNegativeContrastiveLoss(nn.Module):
             "negatives": count,
         }
         return LossOutput(total, dict(zip(parts, values, strict=True)), metrics)
-
-    def _sends_negatives(self) -> bool:
-        return self.scope == "global" or any(
-            isinstance(term, IntraModalContrast) for term in self.terms.values()
-        )
 
     def extra_repr(self) -> str:
         return f"scope={self.scope!r}, comm={self.comm!r}, backend={self.backend!r}"

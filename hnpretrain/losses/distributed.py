@@ -63,12 +63,11 @@ class Ranks:
         _all_gather(everyone, mine, group=self.group)
         return everyone.view(self.size, -1).tolist()
 
-    def gather(self, x: torch.Tensor) -> torch.Tensor:
-        """Concatenates the ranks' tensors along the first dimension: (n, ...) -> (W*n, ...)."""
-        return self.start_gather(x)()
-
     def start_gather(self, x: torch.Tensor) -> Callable[[], torch.Tensor]:
-        """Begins `gather`; what it returns waits for the end of it."""
+        """Begins to concatenate the ranks' tensors, (n, ...) -> (W*n, ...).
+
+        What it returns waits for the end of it.
+        """
         if self.size == 1:
             return lambda: x
         everyone = x.new_empty(self.size * x.shape[0], *x.shape[1:])

@@ -109,9 +109,7 @@ class _Collected:
 class _Following:
     """Parts for one block follow it: rank o + 1 begins, every further one adds its own."""
 
-    def __init__(
-        self, ranks: Ranks, combine: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    ) -> None:
+    def __init__(self, ranks: Ranks, combine: Callable[..., torch.Tensor]) -> None:
         self._ranks, self._combine = ranks, combine
         self._home: torch.Tensor | None = None
         self._arrive: Callable[[], list[torch.Tensor]] | None = None
@@ -121,10 +119,10 @@ class _Following:
             self._home = part
             return
         if self._arrive is not None:
-            part = self._combine(part, self._arrive()[0])
+            part = self._combine(part, self._arrive()[0], out=part)
         self._arrive = self._ranks.start_passing([part])
 
     def result(self) -> torch.Tensor:
         assert self._home is not None
         assert self._arrive is not None
-        return self._combine(self._home, self._arrive()[0])
+        return self._combine(self._home, self._arrive()[0], out=self._home)

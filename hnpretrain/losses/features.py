@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 
 from hnpretrain.losses.engines import accumulation_dtype
-from hnpretrain.losses.gaps import Means, PairGaps
+from hnpretrain.losses.gaps import Machinery, PairGaps
 from hnpretrain.losses.margins import Margins
 
 
@@ -19,7 +19,7 @@ class TokenFeatures:
     Attributes:
         patches: (b, P, D), the image's patches in the common space.
         tokens: (b, 1 + K, L, D), the words of the caption and its negatives, likewise.
-        token_mask: (b, 1 + K, L) bool, True at words: not at start, end and padding.
+        token_mask: (b, 1 + K, L) bool, True at words and the end token, not at start and padding.
     """
 
     patches: torch.Tensor
@@ -39,7 +39,7 @@ class Features:
         scale: 0-dim, the multiplier s.
         bias: 0-dim, added to all logits; or None.
         parts: for terms that need them; or None.
-        means: how tiles are computed and blocks travel.
+        machinery: how tiles are computed and blocks travel.
         form: softmax or sigmoid.
     """
 
@@ -50,7 +50,7 @@ class Features:
     scale: torch.Tensor
     bias: torch.Tensor | None
     parts: TokenFeatures | None
-    means: Means
+    machinery: Machinery
     form: str
 
     @property
@@ -67,7 +67,7 @@ class Features:
     def gaps(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Image gaps (b,), text gaps (b,) and margins (b, K): see PairGaps."""
         return PairGaps.apply(
-            self.image, self.text, self.negative, self.mask, self.scale, self.means
+            self.image, self.text, self.negative, self.mask, self.scale, self.machinery
         )
 
     @cached_property

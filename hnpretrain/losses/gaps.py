@@ -32,8 +32,8 @@ NOTHING = -1e30
 
 
 @dataclass(frozen=True)
-class Means:
-    """By what means gaps are computed: the engine of this rank, the ranks, and how blocks travel.
+class Machinery:
+    """By what gaps are computed: the engine of this rank, the ranks, and how blocks travel.
 
     Attributes:
         engine: computes tiles.
@@ -47,7 +47,7 @@ class Means:
 
 
 class PairGaps(torch.autograd.Function):
-    """(image (b, D), text (b, D), negative (b, K, D), mask (b, K), scale (), means)
+    """(image (b, D), text (b, D), negative (b, K, D), mask (b, K), scale (), machinery)
     -> image gaps (b,), text gaps (b,), margins (b, K).
 
     With x = s * I @ T^t over the batches of all ranks, from one pass over x: the gaps of each image
@@ -64,10 +64,10 @@ class PairGaps(torch.autograd.Function):
         negative: torch.Tensor | None,
         mask: torch.Tensor | None,
         scale: torch.Tensor,
-        means: Means,
+        machinery: Machinery,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         dtype = accumulation_dtype(image, text, negative)
-        ranks, comm = means.ranks, means.comm
+        ranks, comm = machinery.ranks, machinery.comm
         with torch.autocast(image.device.type, enabled=False):
             s = scale.to(dtype)
             image_lse = s.new_full((image.shape[0],), NEG_INF)
@@ -76,7 +76,7 @@ class PairGaps(torch.autograd.Function):
             for owners, (texts,) in visiting(ranks, comm, [text]):
                 seen.append(texts)
                 block = Block(texts, paired=owners == ranks.only())
-                over_texts, over_images = means.engine.forward(image, block, s, both=True)
+                over_texts, over_images = machinery.engine.forward(image, block, s, both=True)
                 assert over_images is not None
                 image_lse = torch.logaddexp(image_lse, over_texts)
                 text_lses.put(owners, over_images)
@@ -89,20 +89,24 @@ class PairGaps(torch.autograd.Function):
         kept = seen if comm == "gather" else [text]
         vectors = (positive, image_lse, text_lse)
         ctx.save_for_backward(image, text, negative, mask, scale, *vectors, *kept)
-        ctx.means = means
+        ctx.set_materialize_grads(False)  # margins that nobody uses cost nothing
+        ctx.machinery = machinery
         logit = s * positive
         image_gap = (image_lse - logit).clamp_(min=NOTHING)
         return image_gap, (text_lse - logit).clamp_(min=NOTHING), margins
 
     @staticmethod
     def backward(
-        ctx: Any, image_grad: torch.Tensor, text_grad: torch.Tensor, margin_grad: torch.Tensor
+        ctx: Any,
+        image_grad: torch.Tensor,
+        text_grad: torch.Tensor,
+        margin_grad: torch.Tensor | None,
     ) -> tuple[Any, ...]:
         refuse_second_derivatives()
         image, text, negative, mask, scale, *vectors = ctx.saved_tensors
         positive, image_lse, text_lse, *kept = vectors
         need_image, need_text, need_negative, _, need_scale, _ = ctx.needs_input_grad
-        engine, ranks, comm = ctx.means.engine, ctx.means.ranks, ctx.means.comm
+        engine, ranks, comm = ctx.machinery.engine, ctx.machinery.ranks, ctx.machinery.comm
         with torch.autocast(image.device.type, enabled=False):
             s = scale.to(image_lse.dtype)
             image_softmax = Softmax(image_lse, image_grad)
@@ -128,14 +132,14 @@ class PairGaps(torch.autograd.Function):
             assert images is not None
             scale_out = image_out = text_out = negative_out = None
             if need_scale:
-                scale_out = (inner + _inner(image, images)).to(scale.dtype)
+                scale_out = (inner + inner_product(image, images)).to(scale.dtype)
             against = (image_grad + text_grad)[:, None]
             if need_image:
                 image_out = images.addcmul_(text.to(s.dtype), against, value=-1).mul_(s)
             if need_text:
                 text_out = texts_home.result()
                 text_out.addcmul_(image.to(s.dtype), against, value=-1).mul_(s)
-            if negative is not None:
+            if margin_grad is not None and negative is not None:
                 negative_out = spread_margins(
                     margin_grad, image, text, negative, mask, image_out, text_out, need_negative
                 )
@@ -150,10 +154,10 @@ class PairGaps(torch.autograd.Function):
 
 
 class RowGaps(torch.autograd.Function):
-    """(rows (b, D), partner (b, D), columns (c, D), hidden (c,), scale (), means) -> gaps (b,).
+    """(rows (b, D), partner (b, D), columns (c, D), hidden (c,), scale (), machinery) -> gaps (b,).
 
     log sum_j exp(s rows_i . columns_j) - s rows_i . partner_i, over the columns of all ranks that
-    are not hidden. With the columns at home, give means of one rank.
+    are not hidden. With the columns at home, give machinery of one rank.
     """
 
     @staticmethod
@@ -164,21 +168,23 @@ class RowGaps(torch.autograd.Function):
         columns: torch.Tensor,
         hidden: torch.Tensor,
         scale: torch.Tensor,
-        means: Means,
+        machinery: Machinery,
     ) -> torch.Tensor:
         dtype = accumulation_dtype(rows, partner, columns)
         with torch.autocast(rows.device.type, enabled=False):
             s = scale.to(dtype)
             lse = s.new_full((rows.shape[0],), NEG_INF)
             seen = []
-            for _, (features, absent) in visiting(means.ranks, means.comm, [columns, hidden]):
+            for _, (features, absent) in visiting(
+                machinery.ranks, machinery.comm, [columns, hidden]
+            ):
                 seen.append(features)
-                part, _ = means.engine.forward(rows, Block(features, absent), s, both=False)
+                part, _ = machinery.engine.forward(rows, Block(features, absent), s, both=False)
                 lse = torch.logaddexp(lse, part)
             positive = _pairs(rows, partner)
-        kept = seen if means.comm == "gather" else [columns]
+        kept = seen if machinery.comm == "gather" else [columns]
         ctx.save_for_backward(rows, partner, hidden, scale, positive, lse, *kept)
-        ctx.means = means
+        ctx.machinery = machinery
         return (lse - s * positive).clamp_(min=NOTHING)
 
     @staticmethod
@@ -186,7 +192,7 @@ class RowGaps(torch.autograd.Function):
         refuse_second_derivatives()
         rows, partner, hidden, scale, positive, lse, *kept = ctx.saved_tensors
         need_rows, need_partner, need_columns, _, need_scale, _ = ctx.needs_input_grad
-        engine, ranks, comm = ctx.means.engine, ctx.means.ranks, ctx.means.comm
+        engine, ranks, comm = ctx.machinery.engine, ctx.machinery.ranks, ctx.machinery.comm
         with torch.autocast(rows.device.type, enabled=False):
             s = scale.to(lse.dtype)
             softmax = Softmax(lse, gap_grad)
@@ -201,7 +207,7 @@ class RowGaps(torch.autograd.Function):
                 if spread.columns is not None:
                     home.put(owners, spread.columns)
             assert sums is not None
-            inner += _inner(rows, sums)
+            inner += inner_product(rows, sums)
             against = gap_grad[:, None]
             sums.addcmul_(partner.to(s.dtype), against, value=-1)
             return (
@@ -224,7 +230,7 @@ def _pairs(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return products
 
 
-def _inner(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def inner_product(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """The sum over all elements of x * y, in float64."""
     return _pairs(x, y).sum(dtype=torch.float64)
 

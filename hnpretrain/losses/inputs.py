@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+import zlib
+from collections.abc import Collection
 
 import torch
 
 from hnpretrain.losses.distributed import Ranks
 from hnpretrain.losses.engines import accumulation_dtype
 from hnpretrain.losses.exchange import COMMS
+from hnpretrain.losses.features import TokenFeatures
 
 SCOPES = ("own", "local", "global", "none")
 FEATURE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -80,16 +84,57 @@ def check_inputs(
 _AGREED = {
     "scope": "give every rank the same one",
     "comm": "give every rank the same one",
+    "other settings of the loss": "give every rank the same form, label smoothing and terms",
     "batch b": "drop or pad the last partial batch",
     "width D": "use one model on all ranks",
     "text dtype": "use one precision on all ranks",
     "accumulation dtype": "use one precision on all ranks",
+    "whether image needs a gradient": "lock the image tower on all ranks or on none",
     "whether text needs a gradient": "lock the text tower on all ranks or on none",
     "negatives per caption K": "pad to one K and mask, as negatives travel between ranks",
     "negative dtype": "use one precision on all ranks",
     "whether negatives need a gradient": "lock the text tower on all ranks or on none",
 }
 """What must be equal on all ranks, lest a collective hang or mix up shapes; what to do if not."""
+
+
+def one_of(name: str, value: str, allowed: Collection[str]) -> None:
+    """Raises ValueError, with the nearest right one, if the value is none of those allowed."""
+    if value not in allowed:
+        near = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}{hint}")
+
+
+def check_more(
+    image: torch.Tensor,
+    negatives: int,
+    bias: torch.Tensor | None,
+    parts: TokenFeatures | None,
+) -> None:
+    """Checks the inputs that few losses need; K is the number of negatives."""
+    if bias is not None and not (
+        isinstance(bias, torch.Tensor) and bias.ndim == 0 and bias.is_floating_point()
+    ):
+        raise ValueError(f"logit_bias={bias!r} must be a 0-dim floating-point tensor")
+    if parts is None:
+        return
+    b, L = image.shape[0], parts.token_mask.shape[-1]
+    if (
+        parts.patches.ndim != 3
+        or parts.patches.shape[0] != b
+        or parts.tokens.shape != (b, 1 + negatives, L, parts.patches.shape[2])
+        or parts.token_mask.shape != (b, 1 + negatives, L)
+        or parts.token_mask.dtype != torch.bool
+    ):
+        raise ValueError(
+            f"patches {_shape(parts.patches)}, tokens {_shape(parts.tokens)} and token_mask "
+            f"{_shape(parts.token_mask)} of {parts.token_mask.dtype} must be (b, P, D), "
+            f"(b, 1 + K, L, D) and (b, 1 + K, L) of torch.bool for b={b} and K={negatives}"
+        )
+    for name, x in (("logit_bias", bias), ("patches", parts.patches), ("tokens", parts.tokens)):
+        if x is not None and x.device != image.device:
+            raise ValueError(f"{name} is on {x.device}, image on {image.device}; move them to one")
 
 
 def refuse(ranks: Ranks) -> None:
@@ -105,6 +150,7 @@ def check_agreement(
     negatives_travel: bool,
     scope: str,
     comm: str,
+    settings: str,
 ) -> None:
     """Raises ValueError on every rank if one of them failed its checks or has other shapes."""
     if ranks.size == 1:
@@ -113,10 +159,12 @@ def check_agreement(
     mine = {
         "scope": SCOPES.index(scope),
         "comm": COMMS.index(comm),
+        "other settings of the loss": zlib.crc32(settings.encode()),
         "batch b": image.shape[0],
         "width D": image.shape[1],
         "text dtype": FEATURE_DTYPES.index(text.dtype),
         "accumulation dtype": FEATURE_DTYPES.index(accumulation_dtype(image, text, negative)),
+        "whether image needs a gradient": int(_needs_grad(image)),
         "whether text needs a gradient": int(_needs_grad(text)),
         "negatives per caption K": 0 if travels is None else travels.shape[1],
         "negative dtype": 0 if travels is None else FEATURE_DTYPES.index(travels.dtype),

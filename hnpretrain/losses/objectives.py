@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import torch.distributed as dist
-from torch import nn
 
 from hnpretrain.losses.contrastive import HardNegativeContrastiveLoss
-from hnpretrain.losses.terms import CrossModalRank, IntraModalContrast, LocalChoice, OwnChoice
+from hnpretrain.losses.inputs import one_of
+from hnpretrain.losses.terms import (
+    CrossModalRank,
+    IntraModalContrast,
+    LocalChoice,
+    OwnChoice,
+    Term,
+)
 
-Known = TypeVar("Known")
-
-TERMS: Mapping[str, Callable[[int], nn.Module]] = {
+TERMS: Mapping[str, Callable[[int], Term]] = {
     "rank": CrossModalRank,
     "intra_modal": lambda _: IntraModalContrast(),
     "own_choice": lambda _: OwnChoice(),
@@ -82,10 +84,11 @@ def make_loss(
     Raises:
         ValueError: a name is unknown, or the choices do not go together.
     """
-    known = _one_of("objective", objective, OBJECTIVES)
+    one_of("objective", objective, OBJECTIVES)
+    known = OBJECTIVES[objective]
     chosen = {**known.terms, **(weights or {})}
     for name, weight in chosen.items():
-        _one_of("term", name, TERMS)
+        one_of("term", name, TERMS)
         if not weight >= 0:
             raise ValueError(f"the weight of {name} is {weight}; it must be 0 or more")
     chosen = {name: weight for name, weight in chosen.items() if weight}
@@ -99,11 +102,3 @@ def make_loss(
         terms={name: TERMS[name](negatives) for name in chosen},
         weights=chosen,
     )
-
-
-def _one_of(what: str, name: str, known: Mapping[str, Known]) -> Known:
-    if name in known:
-        return known[name]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{what} {name!r} is not one of {', '.join(known)}{hint}")

@@ -32,9 +32,10 @@ class LossSettings:
     backend: str = "auto"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"loss.label_smoothing={self.label_smoothing} must be in [0, 1)")
-        self.make(negatives=1)  # refuses what does not go together
+        try:
+            self.make(negatives=1)
+        except ValueError as error:
+            raise ValueError(f"section loss: {error}") from error
 
     def make(self, negatives: int) -> HardNegativeContrastiveLoss:
         """The loss for K negatives a caption."""

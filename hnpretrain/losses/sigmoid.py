@@ -11,7 +11,7 @@ from hnpretrain.losses.blocked import blocks, budget, tile_shape
 from hnpretrain.losses.engines import accumulation_dtype
 from hnpretrain.losses.exchange import again, homeward, visiting
 from hnpretrain.losses.features import Features
-from hnpretrain.losses.gaps import Means, refuse_second_derivatives
+from hnpretrain.losses.gaps import Machinery, inner_product, refuse_second_derivatives
 
 
 def sigmoid_contrast(features: Features) -> torch.Tensor:
@@ -27,7 +27,9 @@ def sigmoid_contrast(features: Features) -> torch.Tensor:
     """
     bias = features.s.new_zeros(()) if features.bias is None else features.bias.to(features.dtype)
     positive = features.s * features.positive + bias
-    others = PairsApart.apply(features.image, features.text, features.scale, bias, features.means)
+    others = PairsApart.apply(
+        features.image, features.text, features.scale, bias, features.machinery
+    )
     losses = softplus(-positive, threshold=40) + others
     own = softplus(positive[:, None] + features.s * features.margins, threshold=40)
     losses = losses + own.masked_fill(~features.valid, 0.0).sum(dim=1)
@@ -35,7 +37,7 @@ def sigmoid_contrast(features: Features) -> torch.Tensor:
 
 
 class PairsApart(torch.autograd.Function):
-    """(image (b, D), text (b, D), scale (), bias (), means) -> (b,): sums over j != i of
+    """(image (b, D), text (b, D), scale (), bias (), machinery) -> (b,): sums over j != i of
     softplus(s I_i.T_j + bias), over the texts of all ranks, in tiles of plain torch.
     """
 
@@ -46,20 +48,22 @@ class PairsApart(torch.autograd.Function):
         text: torch.Tensor,
         scale: torch.Tensor,
         bias: torch.Tensor,
-        means: Means,
+        machinery: Machinery,
     ) -> torch.Tensor:
         dtype = accumulation_dtype(image, text)
         with torch.autocast(image.device.type, enabled=False):
             s = scale.to(dtype)
             sums = s.new_zeros(image.shape[0])
             seen = []
-            for owners, (texts,) in visiting(means.ranks, means.comm, [text]):
+            for owners, (texts,) in visiting(machinery.ranks, machinery.comm, [text]):
                 seen.append(texts)
-                for i, _, tile, _ in _tiles(image, texts, s, bias, owners == means.ranks.only()):
+                for i, _, tile, _ in _tiles(
+                    image, texts, s, bias, owners == machinery.ranks.only()
+                ):
                     sums[i] += softplus(tile, threshold=40).sum(dim=1)
-        kept = seen if means.comm == "gather" else [text]
+        kept = seen if machinery.comm == "gather" else [text]
         ctx.save_for_backward(image, scale, bias, *kept)
-        ctx.means = means
+        ctx.machinery = machinery
         return sums
 
     @staticmethod
@@ -67,7 +71,7 @@ class PairsApart(torch.autograd.Function):
         refuse_second_derivatives()
         image, scale, bias, *kept = ctx.saved_tensors
         need_image, need_text, need_scale, need_bias, _ = ctx.needs_input_grad
-        ranks, comm = ctx.means.ranks, ctx.means.comm
+        ranks, comm = ctx.machinery.ranks, ctx.machinery.comm
         with torch.autocast(image.device.type, enabled=False):
             s = scale.to(grad.dtype)
             images = torch.zeros_like(image, dtype=s.dtype)
@@ -83,7 +87,7 @@ class PairsApart(torch.autograd.Function):
                         columns_sum[j].addmm_(weights.T, image[i].to(s.dtype))
                 if columns_sum is not None:
                     home.put(owners, columns_sum)
-            inner = (image.to(s.dtype) * images).sum(dtype=torch.float64)
+            inner = inner_product(image, images)
             return (
                 images.mul(s).to(image.dtype) if need_image else None,
                 home.result().mul_(s).to(kept[0].dtype) if need_text else None,

@@ -42,20 +42,22 @@ def _negatives_gap(features: Features, scope: str) -> torch.Tensor:
     if scope == "own":
         logits = (features.s * features.margins).masked_fill(~features.valid, NOTHING)
         return logits.logsumexp(dim=1)
-    columns, hidden, means = _columns(features, scope)
-    return RowGaps.apply(features.image, features.text, columns, hidden, features.scale, means)
+    columns, hidden, machinery = _columns(features, scope)
+    return RowGaps.apply(features.image, features.text, columns, hidden, features.scale, machinery)
 
 
 def _columns(features: Features, scope: str) -> tuple[torch.Tensor, torch.Tensor, Any]:
     assert features.negative is not None
     assert features.mask is not None
-    means = features.means if scope == "global" else replace(features.means, ranks=ALONE)
-    return features.negative.flatten(0, 1), ~features.mask.flatten(), means
+    machinery = (
+        features.machinery if scope == "global" else replace(features.machinery, ranks=ALONE)
+    )
+    return features.negative.flatten(0, 1), ~features.mask.flatten(), machinery
 
 
 def _mean_lead(features: Features, scope: str) -> torch.Tensor:
     """For each image, the mean over what it is scored against of x_ic - x_ii: a sum of features."""
-    ranks, positive = features.means.ranks, features.positive
+    ranks, positive = features.machinery.ranks, features.positive
     texts = SumOfAll.apply(features.text.to(features.dtype).sum(dim=0), ranks)
     count = features.text.new_full((), len(positive) * ranks.size, dtype=features.dtype)
     lead = features.image.to(features.dtype) @ texts - count * positive
@@ -63,10 +65,10 @@ def _mean_lead(features: Features, scope: str) -> torch.Tensor:
         lead = lead + features.margins.sum(dim=1)
         count = count + features.valid.sum(dim=1)
     elif scope != "none":
-        columns, hidden, means = _columns(features, scope)
+        columns, hidden, machinery = _columns(features, scope)
         present = columns.to(features.dtype).masked_fill(hidden[:, None], 0.0)
-        negatives = SumOfAll.apply(present.sum(dim=0), means.ranks)
-        more = means.ranks.sum((~hidden).sum().to(features.dtype))
+        negatives = SumOfAll.apply(present.sum(dim=0), machinery.ranks)
+        more = machinery.ranks.sum((~hidden).sum().to(features.dtype))
         lead = lead + features.image.to(features.dtype) @ negatives - more * positive
         count = count + more
     return features.s * lead / count
@@ -74,7 +76,7 @@ def _mean_lead(features: Features, scope: str) -> torch.Tensor:
 
 def _mean_lead_of_images(features: Features) -> torch.Tensor:
     """For each caption, the mean over images of x_ji - x_ii."""
-    ranks = features.means.ranks
+    ranks = features.machinery.ranks
     images = SumOfAll.apply(features.image.to(features.dtype).sum(dim=0), ranks)
     mean = features.text.to(features.dtype) @ images / (len(features.positive) * ranks.size)
     return features.s * (mean - features.positive)

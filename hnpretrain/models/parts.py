@@ -35,7 +35,7 @@ class PartsRecorder:
                 f"this model's image tower is {type(visual).__name__} and pools otherwise"
             )
         kind = getattr(text, "text_pool_type", getattr(text, "pool_type", ""))
-        if not hasattr(text, "ln_final") or kind not in ("argmax", "eos"):
+        if not hasattr(text, "ln_final") or kind != "argmax":
             raise ValueError(
                 "features of words need a text tower that reads its end token, as CLIP's does; "
                 f"this model's is {type(text).__name__}"
@@ -62,10 +62,10 @@ class PartsRecorder:
 
 
 def word_mask(tokens_NL: torch.Tensor) -> torch.Tensor:
-    """(N, L) bool, True between the start token and the end token, which has the highest id."""
+    """(N, L) bool, True from after the start token to the end token, which has the highest id."""
     end_N1 = tokens_NL.argmax(dim=1, keepdim=True)
     places_L = torch.arange(tokens_NL.shape[1], device=tokens_NL.device)
-    return (places_L > 0) & (places_L < end_N1)
+    return (places_L > 0) & (places_L <= end_N1)
 
 
 def _projected(x: torch.Tensor, projection: nn.Module | torch.Tensor | None) -> torch.Tensor:

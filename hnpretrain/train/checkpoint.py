@@ -178,7 +178,7 @@ class Checkpoints:
         with readable(latest):
             state = json.loads((latest / STATE_NAME).read_text())
             identity, fields = state["identity"], state["progress"]
-            remembered = state["loss"]
+            remembered = state.get("loss", {})
             progress = Progress(position=Position(**fields.pop("position")), **fields)
         self._check(identity, latest)
         with readable(latest):

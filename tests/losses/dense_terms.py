@@ -52,12 +52,14 @@ def mean_choice(
 ) -> torch.Tensor:
     total = torch.zeros((), dtype=torch.float64)
     for p, n, valid in zip(positive, own, mask, strict=True):
+        if not valid.any():
+            continue
         log_p = torch.cat([p[None], n[valid]]).log_softmax(0)
         candidates = len(log_p)
         target = torch.full((candidates,), smoothing / candidates, dtype=torch.float64)
         target[0] += 1 - smoothing
         total = total - (target * (1 - log_p.exp()) ** focal * log_p).sum()
-    return total / len(positive)
+    return total / mask.any(dim=1).sum().clamp(min=1)
 
 
 def local_scores(
@@ -66,7 +68,7 @@ def local_scores(
     """The scores (B, 1 + K) of captions by their words."""
     scores = torch.zeros(tokens.shape[:2], dtype=torch.float64)
     for i in range(tokens.shape[0]):
-        v = normalize(patches[i], dim=-1)
+        v = patches[i]
         for c in range(tokens.shape[1]):
             w = normalize(tokens[i, c][mask[i, c]], dim=-1)
             attention = (w @ v.T).detach()

@@ -30,7 +30,7 @@ def figure(W: int, comm: str, scope: str, e: int) -> int:
     else:
         each = 2 * b * D * e + 4 * b + 12 * b + 4 * b * D
         negatives = 2 * b * K * D * e + 2 * b * K + 4 * b * K * D
-    agreement, told = 11 * 8, 2 * 4 * 8 // W
+    agreement, told = 13 * 8, 2 * 4 * 8 // W
     return (W - 1) * (agreement + told + each + (negatives if scope == "global" else 0))
 
 

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, softplus
 
+from hnpretrain.losses.distributed import Ranks
+from hnpretrain.losses.engines import existing
 from hnpretrain.losses.features import Features
 from hnpretrain.losses.gaps import NOTHING
+from hnpretrain.losses.terms.base import Term
 
 
-class OwnChoice(nn.Module):
+class OwnChoice(Term):
     """Cross entropy of each image's choice among its caption and its own valid negatives.
 
     With p over the 1 + n candidates, y_0 = 1 - b + b / (n + 1) and y_k = b / (n + 1):
 
-        mean over i of - sum_k y_k (1 - p_k)^g log p_k
+        mean over i with n > 0 of - sum_k y_k (1 - p_k)^g log p_k
 
     As it stands (g = b = 0) the term that TSVLC adds (Doveh et al., "Teaching Structured Vision &
     Language Concepts to Vision & Language Models", CVPR 2023); with g = 2, b = 0.02 the global term
     of FSC-CLIP (Oh et al., "Preserving Multi-Modal Capabilities of Pre-trained VLMs for Improving
-    Vision-Linguistic Compositionality", EMNLP 2024). Images without valid negatives count as 0.
+    Vision-Linguistic Compositionality", EMNLP 2024).
     """
 
     def __init__(self, focal: float = 0.0, smoothing: float = 0.0) -> None:
@@ -35,16 +37,19 @@ class OwnChoice(nn.Module):
     def forward(self, features: Features) -> torch.Tensor:
         """0-dim."""
         leads = features.s * features.margins
-        return choice(leads, features.valid, self.focal, self.smoothing)
+        ranks = features.machinery.ranks
+        return choice(leads, features.valid, self.focal, self.smoothing, ranks)
 
 
-class LocalChoice(nn.Module):
+class LocalChoice(Term):
     """The same choice by how well words fit patches: the local term of FSC-CLIP (see OwnChoice).
 
     For word w_t and patches v_p: attention a_tp is w_t.v_p moved and scaled to [0, 1] over the
     patches and divided by its sum, without gradient; v_t is the unit vector of sum_p a_tp v_p. A
     caption's score is the log-sum-exp over its words of s <v_t, w_t>.
     """
+
+    needs_parts = True
 
     def __init__(self, focal: float = 2.0, smoothing: float = 0.02) -> None:
         """Args: as those of OwnChoice."""
@@ -53,17 +58,12 @@ class LocalChoice(nn.Module):
         self.smoothing = smoothing
 
     def forward(self, features: Features) -> torch.Tensor:
-        """0-dim.
-
-        Raises:
-            ValueError: there are no token features.
-        """
+        """0-dim."""
         parts = features.parts
-        if parts is None:
-            raise ValueError("LocalChoice needs token features: give parts=TokenFeatures(...)")
-        words = normalize(parts.tokens.to(features.dtype), dim=-1)
-        words = words.masked_fill(~parts.token_mask[..., None], 0.0)
-        patches = normalize(parts.patches.to(features.dtype), dim=-1)
+        assert parts is not None  # see Term.check
+        words = existing(parts.tokens, ~parts.token_mask, features.dtype)
+        words = normalize(words, dim=-1)
+        patches = parts.patches.to(features.dtype)
         with torch.no_grad():
             attention = torch.einsum("bctd,bpd->bctp", words, patches)
             lowest, highest = attention.aminmax(dim=-1, keepdim=True)
@@ -75,23 +75,33 @@ class LocalChoice(nn.Module):
         wordy = parts.token_mask.any(dim=-1)  # an empty text has no score
         valid = features.valid & wordy[:, 1:] & wordy[:, :1]
         leads = (scores[:, 1:] - scores[:, :1]).masked_fill(~valid, 0.0)
-        return choice(leads, valid, self.focal, self.smoothing)
+        return choice(leads, valid, self.focal, self.smoothing, features.machinery.ranks)
 
 
 def choice(
-    leads: torch.Tensor, valid: torch.Tensor, focal: float, smoothing: float
+    leads: torch.Tensor, valid: torch.Tensor, focal: float, smoothing: float, ranks: Ranks
 ) -> torch.Tensor:
-    """The mean loss of choices; see OwnChoice.
+    """The mean loss of choices; see OwnChoice. A collective: images with negatives are counted.
 
     Args:
         leads: (b, K), by how much each negative's logit is ahead of the caption's.
         valid: (b, K) bool, which of them there are.
+        focal, smoothing: g and b.
+        ranks: those that share the batch.
     """
-    candidates = torch.cat([leads.new_zeros(len(leads), 1), leads], dim=1)
-    exist = torch.cat([valid.new_ones(len(valid), 1), valid], dim=1)
-    log_p = candidates.masked_fill(~exist, NOTHING).log_softmax(dim=1).masked_fill(~exist, 0.0)
-    target = smoothing / exist.sum(dim=1, keepdim=True).to(leads.dtype) * exist
-    target[:, 0] += 1.0 - smoothing
+    chosen = valid.any(dim=1)
+    count = ranks.sum(chosen.sum().to(leads.dtype)).clamp(min=1) / ranks.size
+    # As in `gaps`: the caption is compared with all others together, so that losses near 0 and
+    # their gradients keep their digits.
+    candidates = torch.cat([leads.new_full((len(leads), 1), NOTHING), leads], dim=1)
+    exist = torch.cat([valid.new_zeros(len(valid), 1), valid], dim=1)
+    gap = candidates.masked_fill(~exist, NOTHING).logsumexp(dim=1, keepdim=True)
+    rest = softplus(gap, threshold=40)
+    log_p = torch.cat([-rest, (leads - rest).masked_fill(~valid, 0.0)], dim=1)
+    target = smoothing / (1 + valid.sum(dim=1, keepdim=True)).to(leads.dtype) * valid
+    target = torch.cat([1.0 - target.sum(dim=1, keepdim=True), target], dim=1)
     if focal:
-        target = target * (-torch.expm1(log_p)).clamp(min=0.0).pow(focal)
-    return -(target * log_p).sum(dim=1).mean()
+        unsure = torch.cat([gap.sigmoid(), -torch.expm1(log_p[:, 1:])], dim=1)
+        target = target * unsure.clamp(min=0.0).pow(focal)
+    losses = -(target * log_p).sum(dim=1)
+    return losses.masked_fill(~chosen, 0.0).sum() / count

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
-from hnpretrain.losses.features import Features
+from hnpretrain.losses.features import Features, TokenFeatures
+from hnpretrain.losses.terms.base import Term
 
 
-class CrossModalRank(nn.Module):
+class CrossModalRank(Term):
     """mean over (i, k) of v_ik relu( Th_k + s I_i.N_ik - s I_i.T_i ), v_ik 1 if N_ik is valid.
 
     Zhang, Awal, Agrawal, "Contrasting intra-modal and ranking cross-modal hard negatives to enhance
@@ -18,6 +18,7 @@ class CrossModalRank(nn.Module):
     puts it back to 0. The thresholds are buffers: they belong into checkpoints.
     """
 
+    equal_negatives = True
     thresholds: torch.Tensor
 
     def __init__(self, negatives: int, highest: float = 10.0) -> None:
@@ -30,18 +31,8 @@ class CrossModalRank(nn.Module):
         self.register_buffer("thresholds", torch.zeros(negatives))
 
     def forward(self, features: Features) -> torch.Tensor:
-        """0-dim. In training it also moves the thresholds, for the next step.
-
-        Raises:
-            ValueError: there are more negatives than thresholds.
-        """
+        """0-dim. In training it also moves the thresholds, for the next step."""
         valid, K = features.valid, features.valid.shape[1]
-        places = len(self.thresholds)
-        if places < K:
-            raise ValueError(
-                f"CrossModalRank has thresholds for {places} negatives, the batch has {K}: make it "
-                f"with negatives={K}"
-            )
         if K == 0:
             return features.s.new_zeros(())
         lead = self.thresholds[:K].to(features.dtype) + features.s * features.margins
@@ -49,6 +40,16 @@ class CrossModalRank(nn.Module):
         if self.training and torch.is_grad_enabled():
             self._move(features)
         return losses.mean()
+
+    def check(self, negatives: int, parts: TokenFeatures | None) -> None:
+        """See Term."""
+        super().check(negatives, parts)
+        places = len(self.thresholds)
+        if places < negatives:
+            raise ValueError(
+                f"CrossModalRank has thresholds for {places} negatives, the batch has {negatives}: "
+                f"make it with negatives={negatives}"
+            )
 
     def start_epoch(self) -> None:
         """Puts the thresholds back to 0."""
@@ -67,7 +68,7 @@ class CrossModalRank(nn.Module):
                 valid.sum(dim=0).double(),
             ]
         )
-        features.means.ranks.sum(sums)
+        features.machinery.ranks.sum(sums)
         counts = sums[2 + K :]
         lead = features.s.double() * (sums[0] / sums[1] - sums[2 : 2 + K] / counts.clamp(min=1))
         moved = torch.where(counts > 0, lead.clamp(0.0, self.highest), self.thresholds[:K])
