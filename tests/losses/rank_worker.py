@@ -25,6 +25,7 @@ SCOPES = ("own", "local", "global")
 COMMS = ("gather", "ring")
 OBJECTIVES = ("negclip", "ceclip", "tsvlc", "siglip")
 SMOOTHING = 0.1
+SCALES = (1.0, 100.0)
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 LOCAL_BATCH = 6
 COLLECTIVE_TIMEOUT = timedelta(seconds=60)
@@ -34,6 +35,15 @@ DEADLINE_S = 300.0
 def case_for(ranks: int, K: int = 3) -> Case:
     """The global batch of a world of this size; the scale is high enough for 1e-5 in float32."""
     return make_case(seed=100 + ranks, B=LOCAL_BATCH * ranks, D=10, K=K, scale=30.0, noise=2.0)
+
+
+def extreme_case(ranks: int, scale: float) -> Case:
+    """As case_for, at another scale, with the first pair and its negatives twice on each rank."""
+    case = make_case(seed=200 + ranks, B=LOCAL_BATCH * ranks, D=10, K=3, scale=scale, noise=2.0)
+    for twice in range(LOCAL_BATCH - 1, LOCAL_BATCH * ranks, LOCAL_BATCH):
+        for x in (case.image, case.text, case.negative, case.mask):
+            x[twice] = x[0]
+    return case
 
 
 class Towers(nn.Module):
@@ -130,6 +140,10 @@ def find_all(rank: int, ranks: int) -> dict[str, Any]:
         loss(image, text, negative, mask, logit_scale=scale).total.backward()
         found[f"{scope}-ddp"] = {name: p.grad for name, p in model.named_parameters()}
 
+    for scale, scope, comm in itertools.product(SCALES, SCOPES, COMMS):
+        for name in ("float64", "float32"):
+            inputs = extreme_case(ranks, scale).part(rank, ranks).leaves(DTYPES[name])
+            found[f"s{scale:g}-{scope}-{name}-{comm}"] = run_loss(inputs, scope, comm=comm)
     for objective, comm in itertools.product(OBJECTIVES, COMMS):
         inputs = mine.leaves(torch.float64)
         found[f"{objective}-{comm}"] = run_objective(objective, comm, inputs)

@@ -18,10 +18,12 @@ from tests.losses.rank_worker import (
     DTYPES,
     LOCAL_BATCH,
     OBJECTIVES,
+    SCALES,
     SCOPES,
     SMOOTHING,
     Towers,
     case_for,
+    extreme_case,
     launch,
     tower_inputs,
 )
@@ -121,6 +123,19 @@ def test_data_parallel_towers_learn_as_one_process(
         assert parameter.grad.norm() > 0
         for found in world(ranks):
             assert error(found[f"{scope}-ddp"][name], parameter.grad) < 1e-10, name
+
+
+@on_any_world
+@in_each_scope
+@by_each_comm
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_extreme_scales_and_duplicates(
+    world: Callable[[int], Found], ranks: int, scope: str, comm: str, scale: float, dtype: str
+) -> None:
+    expected = oracle(extreme_case(ranks, scale).leaves(DTYPES[dtype]), scope, ranks)
+    results = [found[f"s{scale:g}-{scope}-{dtype}-{comm}"] for found in world(ranks)]
+    assert_close(results[0]["total"], joined(results), expected, TOLERANCE[dtype])
 
 
 def _dense_objective(objective: str, case: Case) -> torch.Tensor:

@@ -20,11 +20,11 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from hnpretrain.losses import kernels
+from hnpretrain.losses import kernels, make_loss
 from hnpretrain.losses.engines import Block, Engine, Softmax
 from hnpretrain.losses.kernels import TritonEngine
 from hnpretrain.losses.oracle import Oracle
-from tests.losses.loss_cases import error
+from tests.losses.loss_cases import error, make_case
 
 Results = dict[str, torch.Tensor]
 
@@ -222,6 +222,17 @@ def test_supported(interpreted: dict[str, Any]) -> None:
     assert kernels.supported(features, features) == kernels.INTERPRETED  # not on a plain CPU
 
 
+@pytest.mark.parametrize("scope", ["own", "local", "global"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_the_whole_loss_in_triton(
+    interpreted: dict[str, Any], scope: str, dtype: torch.dtype
+) -> None:
+    ours, exact = interpreted["losses"][f"{scope}-{dtype}"]
+    tolerance = TOLERANCE[str(dtype).removeprefix("torch.")]
+    for name, expected in exact.items():
+        assert error(ours[name], expected.double()) < 2 * tolerance, name
+
+
 def test_programs_share_all_rows_and_columns() -> None:
     most_rows, most_columns = kernels._MOST_ROWS, kernels._MOST_COLUMNS
     for r, c in [(1, 1), (1, 10**7), (10**7, 1), (300, 70_000), (4096, 4096), (65_536, 65_536)]:
@@ -300,6 +311,15 @@ def test_cuda_memory(D: int) -> None:
     assert torch.cuda.max_memory_allocated() - before < B * B // 2  # a quarter of one in bf16
 
 
+def whole_loss(scope: str, dtype: torch.dtype, backend: str) -> Results:
+    """The loss and its gradients with every autograd function on the engine."""
+    inputs = make_case(seed=30, B=40, D=32, K=2, scale=30.0, noise=2.0).leaves(dtype)
+    loss = make_loss("hn", 2, scope=scope, weights={"intra_modal": 0.3}, backend=backend)
+    total = loss(*inputs.arguments()).total
+    total.backward()
+    return {"total": total.detach(), **inputs.grads()}
+
+
 def main(path: str) -> None:
     """Runs every problem on the CPU, some of them twice, and saves what was found."""
     torch.set_num_threads(1)
@@ -328,6 +348,11 @@ def main(path: str) -> None:
         },
         "mixed": TritonEngine().forward(rows.half(), block, s, both=False)[0],
         "ones": [spread.rows for spread in ones],
+        "losses": {
+            f"{scope}-{dtype}": [whole_loss(scope, dtype, by) for by in ("triton", "oracle")]
+            for scope in ("own", "local", "global")
+            for dtype in (torch.float32, torch.float16)
+        },
         "supported": {name: kernels.supported(*pair) for name, pair in pairs.items()},
     }
     torch.save(found, path)
