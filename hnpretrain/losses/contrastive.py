@@ -25,7 +25,7 @@ from hnpretrain.losses.inputs import (
 )
 from hnpretrain.losses.sigmoid import sigmoid_contrast
 from hnpretrain.losses.softmax import softmax_contrast
-from hnpretrain.losses.terms import Term
+from hnpretrain.losses.terms import IntraModalContrast, Term
 
 FORMS = ("softmax", "sigmoid")
 
@@ -191,7 +191,16 @@ class HardNegativeContrastiveLoss(nn.Module):
         )
         machinery = Machinery(engine, ranks, self.comm)
         features = Features(
-            image, text, negative, negative_mask, scale, logit_bias, parts, machinery, self.form
+            image,
+            text,
+            negative,
+            negative_mask,
+            scale,
+            logit_bias,
+            parts,
+            machinery,
+            self.form,
+            shared_visit=self.scope == "global" and self._captions_meet_negatives(),
         )
         with torch.autocast(image.device.type, enabled=False):
             if self.form == "sigmoid":
@@ -211,6 +220,9 @@ class HardNegativeContrastiveLoss(nn.Module):
     def needs_parts(self) -> bool:
         """Whether a term looks at the features of patches and words."""
         return any(term.needs_parts for term in self._terms())
+
+    def _captions_meet_negatives(self) -> bool:
+        return any(isinstance(term, IntraModalContrast) for term in self._terms())
 
     def _terms(self) -> list[Term]:
         return [term for term in self.terms.values() if isinstance(term, Term)]

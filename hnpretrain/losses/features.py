@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 
 from hnpretrain.losses.engines import accumulation_dtype
-from hnpretrain.losses.gaps import Machinery, PairGaps
+from hnpretrain.losses.gaps import Machinery, PairGaps, RowGaps
 from hnpretrain.losses.margins import Margins
 
 
@@ -41,6 +41,8 @@ class Features:
         parts: for terms that need them; or None.
         machinery: how tiles are computed and blocks travel.
         form: softmax or sigmoid.
+        shared_visit: whether images and captions both meet all ranks' negatives, which then come
+            once for both.
     """
 
     image: torch.Tensor
@@ -52,6 +54,7 @@ class Features:
     parts: TokenFeatures | None
     machinery: Machinery
     form: str
+    shared_visit: bool
 
     @property
     def dtype(self) -> torch.dtype:
@@ -78,6 +81,24 @@ class Features:
         if self.negative is None or self.mask is None:
             return self.image.new_zeros(self.image.shape[0], 0, dtype=self.dtype)
         return Margins.apply(self.image, self.text, self.negative, self.mask)
+
+    @cached_property
+    def gaps_to_negatives(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of images and of captions, each (b,), against all ranks' negatives, of which there are
+        some: from one visit of them. See RowGaps.
+        """
+        assert self.negative is not None
+        assert self.mask is not None
+        gaps = RowGaps.apply(
+            torch.cat([self.image, self.text]),
+            torch.cat([self.text, self.image]),
+            self.negative.flatten(0, 1),
+            ~self.mask.flatten(),
+            self.scale,
+            self.machinery,
+        )
+        of_images, of_captions = gaps.chunk(2)
+        return of_images, of_captions
 
     @cached_property
     def valid(self) -> torch.Tensor:

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from hnpretrain.losses import HardNegativeContrastiveLoss
+from hnpretrain.losses import HardNegativeContrastiveLoss, make_loss
 from tests.losses import counting_group
 from tests.losses.loss_cases import make_case
 from tests.losses.rank_worker import COMMS, launch
@@ -49,6 +49,10 @@ def work(rank: int, ranks: int, folder: str) -> None:
                 loss = HardNegativeContrastiveLoss(scope, comm=comm)
                 loss(*inputs.arguments()).total.backward()
                 found[f"{comm}-{scope}-{name}"] = dict(counting_group.SENT)
+        inputs = make_case(B=B, D=D, K=K).part(rank, ranks).leaves(torch.float32)
+        counting_group.SENT.clear()
+        make_loss("ceclip", K, comm=comm)(*inputs.arguments()).total.backward()
+        found[f"{comm}-ceclip"] = dict(counting_group.SENT)
     torch.save(found, Path(folder) / f"rank{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -70,3 +74,12 @@ def test_bytes_sent(
         sent = found[f"{comm}-{scope}-{dtype}"]
         assert sum(sent.values()) == figure(W, comm, scope, DTYPES[dtype].itemsize), sent
         assert ("send" in sent) == (comm == "ring")
+
+
+@pytest.mark.parametrize("W", [2, 4])
+@pytest.mark.parametrize("comm", COMMS)
+def test_ceclip_sends_negatives_once(world: Callable[[int], Found], W: int, comm: str) -> None:
+    terms = 2 * 16 * (W - 1) // W + 32 * (1 + K) * (W - 1) // W  # two values; thresholds
+    for found in world(W):
+        sent = found[f"{comm}-ceclip"]
+        assert sum(sent.values()) == figure(W, comm, "global", 4) + terms, sent

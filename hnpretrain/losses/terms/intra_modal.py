@@ -23,8 +23,11 @@ class IntraModalContrast(Term):
         """0-dim."""
         if features.negative is None or features.mask is None:
             return features.s.new_zeros(())
-        columns, hidden = features.negative.flatten(0, 1), ~features.mask.flatten()
-        gaps = RowGaps.apply(
-            features.text, features.image, columns, hidden, features.scale, features.machinery
-        )
+        if features.shared_visit:
+            gaps = features.gaps_to_negatives[1]
+        else:
+            columns, hidden = features.negative.flatten(0, 1), ~features.mask.flatten()
+            gaps = RowGaps.apply(
+                features.text, features.image, columns, hidden, features.scale, features.machinery
+            )
         return softplus(gaps, threshold=40).mean()
