@@ -99,10 +99,10 @@ def run_objective(objective: str, comm: str, case: Case) -> dict[str, Any]:
     }
 
 
-def message_of(case: Case, scope: str, comm: str = "gather") -> str:
+def message_of(case: Case, loss: HardNegativeContrastiveLoss) -> str:
     """The ValueError that the loss raises, or an empty string; then proves that no rank hangs."""
     try:
-        HardNegativeContrastiveLoss(scope, comm=comm)(*case.arguments())
+        loss(*case.arguments())
     except ValueError as error:
         dist.barrier()
         return str(error)
@@ -157,21 +157,27 @@ def find_all(rank: int, ranks: int) -> dict[str, Any]:
         fewer.negative = fewer.negative.detach()[:, :1].requires_grad_()
         fewer.mask = fewer.mask[:, :1]
     found["own-different-K"] = run_loss(fewer, "own")["total"]
-    found["refused-K"] = message_of(fewer, "global")
+    found["refused-K"] = message_of(fewer, HardNegativeContrastiveLoss("global"))
 
     uneven = mine.part(0, 2) if rank == 0 else mine
-    found["refused-batch"] = message_of(uneven, "own")
+    found["refused-batch"] = message_of(uneven, HardNegativeContrastiveLoss("own"))
     mixed = mine.leaves(torch.float32) if rank == 0 else mine
-    found["refused-dtype"] = message_of(mixed, "own")
+    found["refused-dtype"] = message_of(mixed, HardNegativeContrastiveLoss("own"))
     locked = mine.leaves(torch.float64)
     locked.text.requires_grad_(rank == 0)
-    found["refused-gradient"] = message_of(locked, "own")
-    found["refused-scope"] = message_of(mine, SCOPES[min(rank, 1)])
-    found["refused-comm"] = message_of(mine, "own", COMMS[min(rank, 1)])
+    found["refused-gradient"] = message_of(locked, HardNegativeContrastiveLoss("own"))
+    found["refused-scope"] = message_of(mine, HardNegativeContrastiveLoss(SCOPES[min(rank, 1)]))
+    found["refused-comm"] = message_of(mine, HardNegativeContrastiveLoss(comm=COMMS[min(rank, 1)]))
+    ranked = make_loss("hn", negatives=3, weights={"rank": 0.2})
+    found["refused-term-K"] = message_of(fewer, ranked)
+    short = make_loss("hn", negatives=max(3 - rank, 1), weights={"rank": 0.2})
+    found["refused-thresholds"] = message_of(mine, short)
+    smoothed = HardNegativeContrastiveLoss(label_smoothing=0.1 * rank)
+    found["refused-settings"] = message_of(mine, smoothed)
     broken = mine.part(0, 1)
     if rank == 1:
         broken.text = broken.text[:-1]
-    found["refused-shape"] = message_of(broken, "own")
+    found["refused-shape"] = message_of(broken, HardNegativeContrastiveLoss("own"))
 
     if ranks == 4:  # two groups of two, each with the batch of a world of two
         groups = [dist.new_group([0, 1]), dist.new_group([2, 3])]

@@ -201,6 +201,8 @@ def test_not_a_member_of_the_group(world: Callable[[int], Found]) -> None:
         ("dtype", r"differ in text dtype: \[torch.float32, torch.float64\b.*one precision"),
         ("gradient", r"differ in whether text needs a gradient: \[1, 0\b.*on all ranks or on none"),
         ("scope", r"differ in scope: \['own', 'local'.*give every rank the same"),
+        ("term-K", r"differ in negatives per caption K: \[1, 3\b.*pad to one K"),
+        ("settings", r"differ in other settings of the loss: .*form, label smoothing and terms"),
         ("comm", r"differ in comm: \['gather', 'ring'.*give every rank the same"),
     ],
 )
@@ -216,3 +218,14 @@ def test_one_ranks_wrong_input_stops_all(world: Callable[[int], Found], ranks: i
     for rank, found in enumerate(world(ranks)):
         told = "must have one shape" if rank == 1 else r"refused on rank\(s\) \[1\]"
         assert re.search(told, found["refused-shape"])
+
+
+@on_several_ranks
+def test_what_a_term_refuses_on_one_rank_stops_all(
+    world: Callable[[int], Found], ranks: int
+) -> None:
+    for rank, found in enumerate(world(ranks)):
+        told = (
+            r"thresholds for \d negatives, the batch has 3" if rank else r"refused on rank\(s\) \[1"
+        )
+        assert re.search(told, found["refused-thresholds"])
