@@ -18,7 +18,6 @@ from hnpretrain.losses.distributed import Ranks
 
 COMMS = ("gather", "ring")
 
-
 Owners = range
 """Ranks whose blocks come together, one after the other."""
 

@@ -33,7 +33,7 @@ NOTHING = -1e30
 
 @dataclass(frozen=True)
 class Machinery:
-    """By what gaps are computed: the engine of this rank, the ranks, and how blocks travel.
+    """What gaps are computed with: an engine, the ranks, and how blocks travel between them.
 
     Attributes:
         engine: computes tiles.
@@ -181,7 +181,7 @@ class RowGaps(torch.autograd.Function):
                 seen.append(features)
                 part, _ = machinery.engine.forward(rows, Block(features, absent), s, both=False)
                 lse = torch.logaddexp(lse, part)
-            positive = _pairs(rows, partner)
+            positive = _pairs(rows, partner).to(dtype)
         kept = seen if machinery.comm == "gather" else [columns]
         ctx.save_for_backward(rows, partner, hidden, scale, positive, lse, *kept)
         ctx.machinery = machinery
