@@ -45,7 +45,7 @@ class Blocked:
         for i in blocks(r, tile_rows):
             scaled = s * rows[i].to(s.dtype)
             for j in blocks(c, tile_columns):
-                columns = _columns(block, j, s.dtype)
+                columns = columns_of(block, j, s.dtype)
                 over_columns, over_rows = _fold(scaled, columns, block, i, j, both)
                 row_lse[i] = torch.logaddexp(row_lse[i], over_columns)
                 if col_lse is not None and over_rows is not None:
@@ -76,8 +76,8 @@ class Blocked:
             row_features = rows[i].to(s.dtype)
             scaled = s * row_features
             for j in blocks(c, tile_columns):
-                columns = _columns(block, j, s.dtype)
-                tile = _logits(scaled, columns, block, i, j)
+                columns = columns_of(block, j, s.dtype)
+                tile = logits_of(scaled, columns, block, i, j)
                 by_row = Softmax(row_softmax.lse[i], row_softmax.grad[i])
                 by_column = None
                 if col_softmax is not None:
@@ -93,12 +93,13 @@ class Blocked:
         return spread
 
 
-def _columns(block: Block, j: slice, dtype: torch.dtype) -> torch.Tensor:
+def columns_of(block: Block, j: slice, dtype: torch.dtype) -> torch.Tensor:
+    """Features of some columns, absent ones as zeros."""
     hidden = None if block.hidden is None else block.hidden[j]
     return existing(block.features[j], hidden, dtype)
 
 
-def _logits(
+def logits_of(
     scaled: torch.Tensor, columns: torch.Tensor, block: Block, i: slice, j: slice
 ) -> torch.Tensor:
     """A tile of the logits; -inf where there is no column, or a pair."""
@@ -115,7 +116,7 @@ def _fold(
     scaled: torch.Tensor, columns: torch.Tensor, block: Block, i: slice, j: slice, both: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Log-sum-exps of a tile over its columns, and if `both` over its rows."""
-    tile = _logits(scaled, columns, block, i, j)
+    tile = logits_of(scaled, columns, block, i, j)
     if not both:
         return tile.logsumexp(dim=1), None
     if tile.is_cpu:  # elsewhere, to look at the sums would wait for the device
@@ -125,7 +126,7 @@ def _fold(
         if min(sums[0].min(), sums[1].min()) > _SMALLEST_SUM:
             return sums[0].log_().add_(top), sums[1].log_().add_(top)
         del tile
-        tile = _logits(scaled, columns, block, i, j)
+        tile = logits_of(scaled, columns, block, i, j)
     return tile.logsumexp(dim=1), tile.logsumexp(dim=0)
 
 

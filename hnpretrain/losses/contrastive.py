@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -25,7 +25,7 @@ from hnpretrain.losses.inputs import (
 )
 from hnpretrain.losses.sigmoid import sigmoid_contrast
 from hnpretrain.losses.softmax import softmax_contrast
-from hnpretrain.losses.terms import IntraModalContrast, Term
+from hnpretrain.losses.terms import Term
 
 FORMS = ("softmax", "sigmoid")
 
@@ -118,6 +118,9 @@ class HardNegativeContrastiveLoss(nn.Module):
             self._check_sigmoid()
         if "contrastive" in self.terms:
             raise ValueError("a term cannot be called 'contrastive': that is the loss's own part")
+        for name, term in self.terms.items():
+            if not isinstance(term, Term):
+                raise ValueError(f"term {name!r} is a {type(term).__name__}; derive it from Term")
         if unknown := self.weights.keys() - self.terms.keys():
             raise ValueError(
                 f"weights for {', '.join(sorted(unknown))}, but the terms are "
@@ -200,7 +203,8 @@ class HardNegativeContrastiveLoss(nn.Module):
             parts,
             machinery,
             self.form,
-            shared_visit=self.scope == "global" and self._captions_meet_negatives(),
+            shared_visit=self.scope == "global"
+            and any(term.captions_meet_negatives for term in self._terms()),
         )
         with torch.autocast(image.device.type, enabled=False):
             if self.form == "sigmoid":
@@ -221,11 +225,8 @@ class HardNegativeContrastiveLoss(nn.Module):
         """Whether a term looks at the features of patches and words."""
         return any(term.needs_parts for term in self._terms())
 
-    def _captions_meet_negatives(self) -> bool:
-        return any(isinstance(term, IntraModalContrast) for term in self._terms())
-
     def _terms(self) -> list[Term]:
-        return [term for term in self.terms.values() if isinstance(term, Term)]
+        return cast("list[Term]", list(self.terms.values()))
 
     def _output(self, features: Features, parts: Mapping[str, torch.Tensor]) -> LossOutput:
         """The weighted sum with the values of the global batch: one all-reduce of a few numbers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
 
@@ -67,17 +67,9 @@ def check_inputs(
             raise ValueError(f"logit_scale={logit_scale!r} must be a finite positive number")
         scale = torch.full((), logit_scale, dtype=dtype, device=image.device)
 
-    for name, x in (
-        ("text", text),
-        ("negative", negative),
-        ("negative_mask", mask),
-        ("logit_scale", scale),
-    ):
-        if x is not None and x.device != image.device:
-            raise ValueError(
-                f"{name} {_shape(x)} is on {x.device}, image {_shape(image)} on {image.device}; "
-                "move them to one device"
-            )
+    _on_one_device(
+        image, {"text": text, "negative": negative, "negative_mask": mask, "logit_scale": scale}
+    )
     return scale
 
 
@@ -117,6 +109,7 @@ def check_more(
         isinstance(bias, torch.Tensor) and bias.ndim == 0 and bias.is_floating_point()
     ):
         raise ValueError(f"logit_bias={bias!r} must be a 0-dim floating-point tensor")
+    _on_one_device(image, {"logit_bias": bias})
     if parts is None:
         return
     b, L = image.shape[0], parts.token_mask.shape[-1]
@@ -132,9 +125,18 @@ def check_more(
             f"{_shape(parts.token_mask)} of {parts.token_mask.dtype} must be (b, P, D), "
             f"(b, 1 + K, L, D) and (b, 1 + K, L) of torch.bool for b={b} and K={negatives}"
         )
-    for name, x in (("logit_bias", bias), ("patches", parts.patches), ("tokens", parts.tokens)):
+    _on_one_device(
+        image, {"patches": parts.patches, "tokens": parts.tokens, "token_mask": parts.token_mask}
+    )
+
+
+def _on_one_device(image: torch.Tensor, others: Mapping[str, torch.Tensor | None]) -> None:
+    for name, x in others.items():
         if x is not None and x.device != image.device:
-            raise ValueError(f"{name} is on {x.device}, image on {image.device}; move them to one")
+            raise ValueError(
+                f"{name} {_shape(x)} is on {x.device}, image {_shape(image)} on {image.device}; "
+                "move them to one device"
+            )
 
 
 def refuse(ranks: Ranks) -> None:
@@ -181,6 +183,8 @@ def check_agreement(
             shown: list[object] = list(values)
             if what in ("scope", "comm"):
                 shown = [(SCOPES if what == "scope" else COMMS)[value] for value in values]
+            elif what == "other settings of the loss":  # known by a checksum
+                shown = ["as here" if value == mine[what] else "other" for value in values]
             elif what.endswith("dtype"):
                 shown = [FEATURE_DTYPES[value] for value in values]
             raise ValueError(f"the ranks differ in {what}: {shown} (rank 0 first); {remedy}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.nn.functional import softplus
 
-from hnpretrain.losses.blocked import blocks, budget, tile_shape
-from hnpretrain.losses.engines import accumulation_dtype
+from hnpretrain.losses.blocked import blocks, budget, columns_of, logits_of, tile_shape
+from hnpretrain.losses.engines import Block, accumulation_dtype
 from hnpretrain.losses.exchange import again, homeward, visiting
 from hnpretrain.losses.features import Features
 from hnpretrain.losses.gaps import Machinery, inner_product, refuse_second_derivatives
@@ -57,9 +58,8 @@ class PairsApart(torch.autograd.Function):
             seen = []
             for owners, (texts,) in visiting(machinery.ranks, machinery.comm, [text]):
                 seen.append(texts)
-                for i, _, tile, _ in _tiles(
-                    image, texts, s, bias, owners == machinery.ranks.only()
-                ):
+                block = Block(texts, paired=owners == machinery.ranks.only())
+                for i, _, tile, _ in _tiles(image, block, s, bias):
                     sums[i] += softplus(tile, threshold=40).sum(dim=1)
         kept = seen if machinery.comm == "gather" else [text]
         ctx.save_for_backward(image, scale, bias, *kept)
@@ -79,7 +79,8 @@ class PairsApart(torch.autograd.Function):
             mass = torch.zeros((), dtype=torch.float64, device=s.device)
             for owners, (texts,) in again(ranks, comm, kept, []):
                 columns_sum = torch.zeros_like(texts, dtype=s.dtype) if need_text else None
-                for i, j, tile, columns in _tiles(image, texts, s, bias, owners == ranks.only()):
+                block = Block(texts, paired=owners == ranks.only())
+                for i, j, tile, columns in _tiles(image, block, s, bias):
                     weights = tile.sigmoid_().mul_(grad[i, None])
                     mass += weights.sum(dtype=torch.float64)
                     images[i].addmm_(weights, columns)
@@ -98,16 +99,12 @@ class PairsApart(torch.autograd.Function):
 
 
 def _tiles(
-    image: torch.Tensor, text: torch.Tensor, s: torch.Tensor, bias: torch.Tensor, paired: bool
-) -> Any:
+    image: torch.Tensor, block: Block, s: torch.Tensor, bias: torch.Tensor
+) -> Iterator[tuple[slice, slice, torch.Tensor, torch.Tensor]]:
     """(rows, columns, logits, the columns' features) of every tile; pairs have -inf."""
     tile_rows, tile_columns = tile_shape(image.shape[0], image.shape[1], budget(image))
     for i in blocks(image.shape[0], tile_rows):
         scaled = s * image[i].to(s.dtype)
-        for j in blocks(text.shape[0], tile_columns):
-            columns = text[j].to(s.dtype)
-            tile = (scaled @ columns.T).add_(bias)
-            diagonal = i.start - j.start
-            if paired and -tile.shape[0] < diagonal < tile.shape[1]:
-                tile.diagonal(diagonal).fill_(float("-inf"))
-            yield i, j, tile, columns
+        for j in blocks(block.features.shape[0], tile_columns):
+            columns = columns_of(block, j, s.dtype)
+            yield i, j, logits_of(scaled, columns, block, i, j).add_(bias), columns

@@ -42,7 +42,7 @@ def _negatives_gap(features: Features, scope: str) -> torch.Tensor:
     if scope == "own":
         logits = (features.s * features.margins).masked_fill(~features.valid, NOTHING)
         return logits.logsumexp(dim=1)
-    if scope == "global" and features.shared_visit:
+    if features.shared_visit:
         return features.gaps_to_negatives[0]
     columns, hidden, machinery = _columns(features, scope)
     return RowGaps.apply(features.image, features.text, columns, hidden, features.scale, machinery)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from hnpretrain.data.samples import Batch
-from hnpretrain.losses import TokenFeatures
+from hnpretrain.losses import HardNegativeContrastiveLoss, TokenFeatures
 from hnpretrain.models.parts import PartsRecorder, word_mask
 from hnpretrain.train.distributed import Place
 from hnpretrain.train.optimizer import build_optimizer
@@ -105,7 +105,12 @@ def _parts(
     )
 
 
-def build_engine(model: open_clip.CLIP, settings: TrainSettings, place: Place) -> DeepSpeedEngine:
+def build_engine(
+    model: open_clip.CLIP,
+    loss: HardNegativeContrastiveLoss,
+    settings: TrainSettings,
+    place: Place,
+) -> DeepSpeedEngine:
     """Wraps the model, its optimizer and ZeRO into a DeepSpeed engine on this rank's device.
 
     Raises:
@@ -113,7 +118,6 @@ def build_engine(model: open_clip.CLIP, settings: TrainSettings, place: Place) -
     """
     import deepspeed
 
-    loss = settings.loss.make(settings.data.negatives)
     if loss.form == "sigmoid" and model.logit_bias is None:
         raise ValueError(
             f"loss.objective={settings.loss.objective} needs a model with a logit bias: a SigLIP "

@@ -96,11 +96,11 @@ def _set_up(settings: TrainSettings, place: Place) -> _Run:
 
     torch.manual_seed(settings.seed)  # the same weights on every rank
     model = build(settings.model)
-    engine = build_engine(model.model, settings, place)
-    identity = _identity(settings, index, model, place)
+    loss = settings.loss.make(settings.data.negatives).to(place.device)
+    engine = build_engine(model.model, loss, settings, place)
+    identity = _identity(settings, index, model, loss, place)
     resolved = config.to_yaml(settings)
     checkpoints = Checkpoints(folder, settings.checkpoint, identity, resolved, place)
-    loss = settings.loss.make(settings.data.negatives).to(place.device)
     progress = checkpoints.restore(engine, loss, latest)
     loader = Loader(
         settings.data,
@@ -140,7 +140,11 @@ def _read_config(checkpoint: Path) -> TrainSettings:
 
 
 def _identity(
-    settings: TrainSettings, index: Index, model: LoadedModel, place: Place
+    settings: TrainSettings,
+    index: Index,
+    model: LoadedModel,
+    loss: HardNegativeContrastiveLoss,
+    place: Place,
 ) -> dict[str, Any]:
     """What a run cannot change on its way; see Checkpoints."""
     return {
@@ -152,8 +156,8 @@ def _identity(
         "model.lock_image": settings.model.lock_image,
         "model.lock_text": settings.model.lock_text,
         "loss.objective": settings.loss.objective,
-        "loss.scope": settings.loss.make(0).scope,
-        "loss.weights": settings.loss.make(0).weights,
+        "loss.scope": loss.scope,
+        "loss.weights": loss.weights,
         "loss.label_smoothing": settings.loss.label_smoothing,
         "precision": settings.precision,
         "seed": settings.seed,

@@ -219,6 +219,7 @@ def test_a_softmax_does_not_see_a_bias() -> None:
         ({"weights": {"rank": 0.2}}, "weights for rank, but the terms are none"),
         ({"label_smoothing": 1.0}, "label_smoothing=1.0 must be in"),
         ({"form": "sigmoid", "backend": "oracle"}, "backend blocked, not 'oracle'"),
+        ({"terms": {"mine": torch.nn.Identity()}}, "'mine' is a Identity; derive it from Term"),
         ({"terms": {"contrastive": OwnChoice()}}, "cannot be called 'contrastive'"),
     ],
 )

@@ -16,10 +16,13 @@ class Term(nn.Module):
     Attributes:
         equal_negatives: whether all ranks must have the same K, since ranks exchange something of
             that size.
+        captions_meet_negatives: whether it takes `features.gaps_to_negatives` where images meet all
+            negatives, too.
         needs_parts: whether it looks at `features.parts`.
     """
 
     equal_negatives = False
+    captions_meet_negatives = False
     needs_parts = False
 
     def check(self, negatives: int, parts: TokenFeatures | None) -> None:

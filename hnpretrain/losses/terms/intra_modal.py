@@ -18,6 +18,7 @@ class IntraModalContrast(Term):
     """
 
     equal_negatives = True
+    captions_meet_negatives = True
 
     def forward(self, features: Features) -> torch.Tensor:
         """0-dim."""
