@@ -60,11 +60,13 @@ def _exit_with_one_line(program: typer.Typer) -> None:
     try:
         program()
     except (ValueError, OSError) as error:
-        rank = os.environ.get("RANK")
-        if rank not in (None, "0"):
-            # Mostly all ranks fail alike: rank 0 says so, and torchrun ends the others meanwhile.
-            time.sleep(_OTHER_RANKS_WAIT)
-        prefix = f"[rank {rank}] " if rank is not None else ""
+        prefix = ""
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            rank = os.environ.get("RANK", "0")
+            prefix = f"[rank {rank}] "
+            if rank != "0":
+                # Mostly all ranks fail alike: rank 0 says so, and torchrun ends the rest meanwhile.
+                time.sleep(_OTHER_RANKS_WAIT)
         print(f"{prefix}error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         sys.exit(1)
 

@@ -59,7 +59,7 @@ class Blocked:
         s: torch.Tensor,
         row_softmax: Softmax,
         col_softmax: Softmax | None,
-        need_columns: bool,
+        column_sums: torch.Tensor | None,
     ) -> Spread:
         """See Engine."""
         r, D = rows.shape
@@ -67,7 +67,6 @@ class Blocked:
         reference = _reference(row_softmax, col_softmax)
         spread = Spread(
             rows=s.new_zeros(r, D),
-            columns=s.new_zeros(c, D) if need_columns else None,
             row_mass=s.new_zeros(r),
             col_mass=None if col_softmax is None else s.new_zeros(c),
         )
@@ -87,8 +86,8 @@ class Blocked:
                 if spread.col_mass is not None and col_mass is not None:
                     spread.col_mass[j] += col_mass
                 spread.rows[i].addmm_(weights, columns)
-                if spread.columns is not None:
-                    spread.columns[j].addmm_(weights.T, row_features)
+                if column_sums is not None:
+                    column_sums[j].addmm_(weights.T, row_features)
                 del tile, weights  # before the next are made
         return spread
 

@@ -45,17 +45,15 @@ class Softmax:
 
 @dataclass(frozen=True)
 class Spread:
-    """What `Engine.backward` gives: sums over P = row softmaxes + column softmaxes.
+    """What `Engine.backward` returns: sums over P = row softmaxes + column softmaxes.
 
     Attributes:
         rows: (r, D), P @ columns.
-        columns: (c, D), P^t @ rows; None if not asked for.
         row_mass: (r,), the sums of the row softmaxes over columns: `grad`, but for rounding.
         col_mass: (c,), the sums of the column softmaxes over rows; None without them.
     """
 
     rows: torch.Tensor
-    columns: torch.Tensor | None
     row_mass: torch.Tensor
     col_mass: torch.Tensor | None
 
@@ -75,9 +73,16 @@ class Engine(Protocol):
         s: torch.Tensor,
         row_softmax: Softmax,
         col_softmax: Softmax | None,
-        need_columns: bool,
+        column_sums: torch.Tensor | None,
     ) -> Spread:
-        """Spreads what arrives for log-sum-exps of these and other blocks over the features."""
+        """Spreads what arrives for log-sum-exps of these and other blocks over the features.
+
+        Args:
+            rows, block, s: as in forward.
+            row_softmax, col_softmax: what arrives; the latter None after `both` = False.
+            column_sums: (c, D) zeros, contiguous, in the dtype of `s`, to be made P^t @ rows: they
+                lie where the ranks' sums are collected, so nothing is copied. None: not needed.
+        """
 
 
 def accumulation_dtype(*tensors: torch.Tensor | None) -> torch.dtype:

@@ -10,6 +10,7 @@ belongs to a block's owner follows it and is home after W - 1 steps. Memory O(b)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 import torch
@@ -67,8 +68,12 @@ def again(
 class Homeward(Protocol):
     """What each rank computes for every block's owner, and the owner wants all together."""
 
-    def put(self, owners: Owners, part: torch.Tensor) -> None:
-        """This rank's part for blocks, in the order in which they come: (n * owners, ...)."""
+    def part(
+        self, owners: Owners, like: torch.Tensor, dtype: torch.dtype
+    ) -> AbstractContextManager[torch.Tensor]:
+        """Zeros of the shape of `like`, (n * owners, ...), to be filled with this rank's part for
+        blocks, one after the other as they come. At the end of the context it goes home.
+        """
 
     def result(self) -> torch.Tensor:
         """All ranks' parts for this rank's block, together."""
@@ -82,24 +87,31 @@ def homeward(ranks: Ranks, comm: str, kind: str) -> Homeward:
     return _Collected(ranks, kind)
 
 
+def part_if(
+    needed: bool, home: Homeward, owners: Owners, like: torch.Tensor, dtype: torch.dtype
+) -> AbstractContextManager[torch.Tensor | None]:
+    """`home.part(...)`, or None where nobody asks for the result."""
+    return home.part(owners, like, dtype) if needed else nullcontext()
+
+
 class _Collected:
     def __init__(self, ranks: Ranks, kind: str) -> None:
         self._ranks, self._kind = ranks, kind
         self._parts: torch.Tensor | None = None
 
-    def put(self, owners: Owners, part: torch.Tensor) -> None:
-        if self._ranks.size == 1:
-            self._parts = part
-            return
-        part = part.unflatten(0, (len(owners), -1))
+    @contextmanager
+    def part(
+        self, owners: Owners, like: torch.Tensor, dtype: torch.dtype
+    ) -> Iterator[torch.Tensor]:
         if self._parts is None:
-            self._parts = part.new_empty(self._ranks.size, *part.shape[1:])
-        self._parts[owners.start : owners.stop] = part
+            shape = (self._ranks.size, len(like) // len(owners), *like.shape[1:])
+            self._parts = like.new_zeros(shape, dtype=dtype)
+        yield self._parts[owners.start : owners.stop].flatten(0, 1)
 
     def result(self) -> torch.Tensor:
         assert self._parts is not None
         if self._ranks.size == 1:
-            return self._parts
+            return self._parts[0]
         if self._kind == "sum":
             return self._ranks.reduce_scatter(self._parts.flatten(0, 1))
         return self._ranks.swap(self._parts).logsumexp(dim=0)
@@ -113,7 +125,12 @@ class _Following:
         self._home: torch.Tensor | None = None
         self._arrive: Callable[[], list[torch.Tensor]] | None = None
 
-    def put(self, owners: Owners, part: torch.Tensor) -> None:
+    @contextmanager
+    def part(
+        self, owners: Owners, like: torch.Tensor, dtype: torch.dtype
+    ) -> Iterator[torch.Tensor]:
+        part = torch.zeros_like(like, dtype=dtype)
+        yield part
         if owners == self._ranks.only():
             self._home = part
             return

@@ -23,7 +23,7 @@ import torch
 from hnpretrain.losses.blocked import blocks, budget
 from hnpretrain.losses.distributed import Ranks
 from hnpretrain.losses.engines import NEG_INF, Block, Engine, Softmax, accumulation_dtype
-from hnpretrain.losses.exchange import again, homeward, visiting
+from hnpretrain.losses.exchange import again, homeward, part_if, visiting
 from hnpretrain.losses.margins import margins_of, spread_margins
 
 # Stands for -inf where nothing is against a pair: exp and sigmoid of it are 0, and gradients of
@@ -79,7 +79,8 @@ class PairGaps(torch.autograd.Function):
                 over_texts, over_images = machinery.engine.forward(image, block, s, both=True)
                 assert over_images is not None
                 image_lse = torch.logaddexp(image_lse, over_texts)
-                text_lses.put(owners, over_images)
+                with text_lses.part(owners, over_images, dtype) as part:
+                    part.copy_(over_images)
             text_lse = text_lses.result()
             positive = _pairs(image, text).to(dtype)
             if negative is None or mask is None:
@@ -117,12 +118,11 @@ class PairGaps(torch.autograd.Function):
             for owners, (texts, theirs) in again(ranks, comm, kept, [mine]):
                 lse, grad, pairs = theirs.unbind(dim=1)
                 block = Block(texts, paired=owners == ranks.only())
-                spread = engine.backward(
-                    image, block, s, image_softmax, Softmax(lse, grad), need_text
-                )
+                with part_if(need_text, texts_home, owners, texts, s.dtype) as column_sums:
+                    spread = engine.backward(
+                        image, block, s, image_softmax, Softmax(lse, grad), column_sums
+                    )
                 images = spread.rows if images is None else images.add_(spread.rows)
-                if spread.columns is not None:
-                    texts_home.put(owners, spread.columns)
                 assert spread.col_mass is not None
                 # d gap / d s = sum over j of softmax * (cosine - that of the pair), with the very
                 # softmaxes of the sums: 1 in their place is equal on paper, but near a solved
@@ -201,11 +201,10 @@ class RowGaps(torch.autograd.Function):
             inner = torch.zeros((), dtype=torch.float64, device=s.device)
             for owners, (features, absent) in again(ranks, comm, kept, [hidden]):
                 block = Block(features, absent)
-                spread = engine.backward(rows, block, s, softmax, None, need_columns)
+                with part_if(need_columns, home, owners, features, s.dtype) as column_sums:
+                    spread = engine.backward(rows, block, s, softmax, None, column_sums)
                 sums = spread.rows if sums is None else sums.add_(spread.rows)
                 inner -= _dot(positive, spread.row_mass)
-                if spread.columns is not None:
-                    home.put(owners, spread.columns)
             assert sums is not None
             inner += inner_product(rows, sums)
             against = gap_grad[:, None]

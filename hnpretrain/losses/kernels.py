@@ -518,7 +518,7 @@ class TritonEngine:
         s: torch.Tensor,
         row_softmax: Softmax,
         col_softmax: Softmax | None,
-        need_columns: bool,
+        column_sums: torch.Tensor | None,
     ) -> Spread:
         """See Engine."""
         assert s.dtype == torch.float32, s.dtype
@@ -526,11 +526,11 @@ class TritonEngine:
         block = Block(columns, block.hidden, block.paired)
         factor = _factor(row_softmax, col_softmax)
         # What is owned gives masses of columns only along with the gradients of columns.
-        owned = rows.shape[1] <= OWNED_WIDTH and (need_columns or col_softmax is None)
+        owned = rows.shape[1] <= OWNED_WIDTH and (column_sums is not None or col_softmax is None)
         spread_over = self._owned if owned else self._staged
         with torch.cuda.device_of(rows):
-            spread = spread_over(rows, block, s, factor, row_softmax, col_softmax, need_columns)
-        for x in (spread.rows, spread.columns, spread.row_mass, spread.col_mass):
+            spread = spread_over(rows, block, s, factor, row_softmax, col_softmax, column_sums)
+        for x in (spread.rows, column_sums, spread.row_mass, spread.col_mass):
             if x is not None:
                 x.div_(factor)
         return spread
@@ -543,13 +543,12 @@ class TritonEngine:
         factor: torch.Tensor,
         row_softmax: Softmax,
         col_softmax: Softmax | None,
-        need_columns: bool,
+        column_sums: torch.Tensor | None,
     ) -> Spread:
         """`backward` times `factor`, by weights in memory and products of torch's."""
         (r, D), c = rows.shape, block.features.shape[0]
         spread = Spread(
             rows=s.new_zeros(r, D),
-            columns=s.new_zeros(c, D) if need_columns else None,
             row_mass=s.new_zeros(r),
             col_mass=None if col_softmax is None else s.new_zeros(c),
         )
@@ -585,8 +584,8 @@ class TritonEngine:
                     spread.col_mass[j] += col_masses.sum(dim=0)
                 stage = weights[:stage_r, :stage_c]
                 _add_product(spread.rows[i], stage, some_columns)
-                if spread.columns is not None:
-                    _add_product(spread.columns[j], stage.T, some_rows)
+                if column_sums is not None:
+                    _add_product(column_sums[j], stage.T, some_rows)
         return spread
 
     def _owned(
@@ -597,7 +596,7 @@ class TritonEngine:
         factor: torch.Tensor,
         row_softmax: Softmax,
         col_softmax: Softmax | None,
-        need_columns: bool,
+        column_sums: torch.Tensor | None,
     ) -> Spread:
         """`backward` times `factor`, with gradients in registers."""
         constants = self._constants(rows, block)
@@ -608,9 +607,9 @@ class TritonEngine:
             hidden: torch.Tensor | None,
             own_softmax: Softmax | None,
             other_softmax: Softmax | None,
-        ) -> tuple[torch.Tensor, torch.Tensor | None]:
+            sums: torch.Tensor,
+        ) -> torch.Tensor | None:
             r, c = own.shape[0], others.shape[0]
-            sums = s.new_empty(own.shape)
             masses = None if own_softmax is None else s.new_empty(r)
             _own_kernels[own.element_size()][lambda tile: (triton.cdiv(r, tile["BLOCK_M"]),)](
                 own,
@@ -627,17 +626,17 @@ class TritonEngine:
                 BLOCK_D=triton.next_power_of_2(own.shape[1]),
                 **constants,
             )
-            return sums, masses
+            return masses
 
         columns, hidden = block.features, block.hidden
-        row_sums, row_mass = spread_over(rows, columns, hidden, row_softmax, col_softmax)
+        row_sums, col_mass = s.new_empty(rows.shape), None
+        row_mass = spread_over(rows, columns, hidden, row_softmax, col_softmax, row_sums)
         assert row_mass is not None
-        if not need_columns:
-            return Spread(row_sums, None, row_mass, None)
-        col_sums, col_mass = spread_over(columns, rows, None, col_softmax, row_softmax)
-        if hidden is not None:
-            col_sums.masked_fill_(hidden[:, None], 0.0)
-        return Spread(row_sums, col_sums, row_mass, col_mass)
+        if column_sums is not None:
+            col_mass = spread_over(columns, rows, None, col_softmax, row_softmax, column_sums)
+            if hidden is not None:
+                column_sums.masked_fill_(hidden[:, None], 0.0)
+        return Spread(row_sums, row_mass, col_mass)
 
     def _constants(self, rows: torch.Tensor, block: Block) -> dict[str, Any]:
         """What kernels are compiled for."""

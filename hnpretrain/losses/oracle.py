@@ -81,7 +81,7 @@ class Oracle:
         s: torch.Tensor,
         row_softmax: Softmax,
         col_softmax: Softmax | None,
-        need_columns: bool,
+        column_sums: torch.Tensor | None,
     ) -> Spread:
         """See Engine."""
         logits = _logits(rows, block, s)
@@ -93,10 +93,11 @@ class Oracle:
             by_column *= col_softmax.grad.double()
             col_mass = by_column.sum(dim=0).to(s.dtype)
             weights += by_column
+        if column_sums is not None:
+            column_sums.copy_(weights.T @ rows.double())
         columns = existing(block.features, block.hidden, torch.float64)
         return Spread(
             rows=(weights @ columns).to(s.dtype),
-            columns=(weights.T @ rows.double()).to(s.dtype) if need_columns else None,
             row_mass=row_mass,
             col_mass=col_mass,
         )

@@ -10,7 +10,7 @@ from torch.nn.functional import softplus
 
 from hnpretrain.losses.blocked import blocks, budget, columns_of, logits_of, tile_shape
 from hnpretrain.losses.engines import Block, accumulation_dtype
-from hnpretrain.losses.exchange import again, homeward, visiting
+from hnpretrain.losses.exchange import again, homeward, part_if, visiting
 from hnpretrain.losses.features import Features
 from hnpretrain.losses.gaps import Machinery, inner_product, refuse_second_derivatives
 
@@ -78,16 +78,14 @@ class PairsApart(torch.autograd.Function):
             home = homeward(ranks, comm, "sum")
             mass = torch.zeros((), dtype=torch.float64, device=s.device)
             for owners, (texts,) in again(ranks, comm, kept, []):
-                columns_sum = torch.zeros_like(texts, dtype=s.dtype) if need_text else None
                 block = Block(texts, paired=owners == ranks.only())
-                for i, j, tile, columns in _tiles(image, block, s, bias):
-                    weights = tile.sigmoid_().mul_(grad[i, None])
-                    mass += weights.sum(dtype=torch.float64)
-                    images[i].addmm_(weights, columns)
-                    if columns_sum is not None:
-                        columns_sum[j].addmm_(weights.T, image[i].to(s.dtype))
-                if columns_sum is not None:
-                    home.put(owners, columns_sum)
+                with part_if(need_text, home, owners, texts, s.dtype) as column_sums:
+                    for i, j, tile, columns in _tiles(image, block, s, bias):
+                        weights = tile.sigmoid_().mul_(grad[i, None])
+                        mass += weights.sum(dtype=torch.float64)
+                        images[i].addmm_(weights, columns)
+                        if column_sums is not None:
+                            column_sums[j].addmm_(weights.T, image[i].to(s.dtype))
             inner = inner_product(image, images)
             return (
                 images.mul(s).to(image.dtype) if need_image else None,

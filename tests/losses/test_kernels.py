@@ -41,7 +41,8 @@ class Problem:
         s: the multiplier.
         dtype: of the features.
         norm: features have norms from 1, the first, down to this, the last.
-        paired, both, need_columns: as in Engine.
+        paired, both: as in Engine.
+        need_columns: whether backward is asked for sums for the columns.
         hidden: the share of hidden columns, whose features are NaN; None passes no mask.
         arriving: the size of the gradients that arrive. Every third one is zero.
         programs: as in TritonEngine.
@@ -106,8 +107,9 @@ class Problem:
             mock.patch.object(kernels, "STAGE_ELEMENTS", self.stage),
             mock.patch.object(kernels, "OWNED_WIDTH", self.owned_width),
         ):
-            spread = engine.backward(rows, block, s, row_softmax, col_softmax, self.need_columns)
-        results = {"row_lse": row_lse, "col_lse": col_lse, **vars(spread)}
+            column_sums = s.new_zeros(block.features.shape) if self.need_columns else None
+            spread = engine.backward(rows, block, s, row_softmax, col_softmax, column_sums)
+        results = {"row_lse": row_lse, "col_lse": col_lse, "columns": column_sums, **vars(spread)}
         return {name: x for name, x in results.items() if x is not None}
 
 
@@ -302,7 +304,7 @@ def test_cuda_memory(D: int) -> None:
         row_lse, col_lse = TritonEngine().forward(rows, block, s, both=True)
         assert col_lse is not None
         softmaxes = Softmax(row_lse, grad), Softmax(col_lse, grad)
-        TritonEngine().backward(rows, block, s, *softmaxes, need_columns=True)
+        TritonEngine().backward(rows, block, s, *softmaxes, s.new_zeros(B, D))
 
     step()  # the tuner has buffers of its own
     torch.cuda.reset_peak_memory_stats()
@@ -337,7 +339,7 @@ def main(path: str) -> None:
     pairs = dtypes | others
     # The gradient of a sum is one number, seen everywhere.
     ones = [
-        TritonEngine().backward(rows, block, s, Softmax(torch.zeros(len(rows)), x), None, False)
+        TritonEngine().backward(rows, block, s, Softmax(torch.zeros(len(rows)), x), None, None)
         for x in (torch.ones(()).expand(len(rows)), torch.ones(len(rows)))
     ]
     found = {
