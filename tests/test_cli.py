@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.training import clean_environment, write_recipe
 
-COMMANDS = ["demo", "world", "shard", "train", "launch", "eval", "export", "bench"]
+COMMANDS = ["demo", "world", "shard", "plan", "train", "launch", "eval", "export", "bench"]
 
 
 def run(*arguments, module="hnpretrain.cli"):

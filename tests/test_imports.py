@@ -14,10 +14,16 @@ ALLOWED = {
     "hnpretrain.config": set(),
     "hnpretrain.shards": set(),
     "hnpretrain.losses": set(),
-    "hnpretrain.bench": {"hnpretrain.losses"},
+    "hnpretrain.bench": {
+        "hnpretrain.config",
+        "hnpretrain.data",
+        "hnpretrain.losses",
+        "hnpretrain.models",
+        "hnpretrain.train",
+    },
     "hnpretrain.worlds": {"hnpretrain.config", "hnpretrain.shards"},
     "hnpretrain.data": {"hnpretrain.shards"},
-    "hnpretrain.models": {"hnpretrain.config", "hnpretrain.shards"},
+    "hnpretrain.models": {"hnpretrain.config", "hnpretrain.data", "hnpretrain.shards"},
     "hnpretrain.eval": {"hnpretrain.config", "hnpretrain.models", "hnpretrain.shards"},
     "hnpretrain.train": {
         "hnpretrain.cli",

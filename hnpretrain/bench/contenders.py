@@ -1,4 +1,4 @@
-"""The losses that `bench loss` runs: ours, and those that a user would take else."""
+"""The losses that `bench loss` and `bench step` run: ours, and those that one would take else."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def contenders(device: str, K: int, comms: list[str]) -> list[Contender]:
         Contender(f"ours, {comm}" if len(comms) > 1 else "ours", K > 0, "own", _ours(comm), 4)
         for comm in comms
     ]
-    found.append(Contender("open_clip, no negatives", False, "none", _open_clip, 6))
+    found.append(Contender("open_clip, no negatives", False, "none", clip_loss, 6))
     if K:
         name = "open_clip, all negatives"
-        found.append(Contender(name, True, "global", _appended, 6 + 3 * K))
+        found.append(Contender(name, True, "global", negclip_loss, 6 + 3 * K))
     if device == "cuda":
         if importlib.util.find_spec("inf_cl"):
             found.append(Contender("inf-cl, no negatives", False, "none", _inf_cl, 10))
@@ -81,7 +81,8 @@ def _ours(comm: str) -> Callable[[], Callable[[Inputs], torch.Tensor]]:
     return make
 
 
-def _open_clip() -> Callable[[Inputs], torch.Tensor]:
+def clip_loss() -> Callable[[Inputs], torch.Tensor]:
+    """open_clip's own, which does not look at negatives."""
     from open_clip.loss import ClipLoss
 
     world: dict[str, Any] = {}
@@ -93,7 +94,7 @@ def _open_clip() -> Callable[[Inputs], torch.Tensor]:
     return lambda x: loss(x.image, x.text, x.scale)
 
 
-def _appended() -> Callable[[Inputs], torch.Tensor]:
+def negclip_loss() -> Callable[[Inputs], torch.Tensor]:
     """As NegCLIP and CE-CLIP do: all negatives are further columns of the images' logits."""
     from torch.distributed.nn.functional import all_gather
 

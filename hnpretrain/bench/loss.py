@@ -11,15 +11,10 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import itertools
-import multiprocessing
-import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +24,20 @@ from torch.nn.functional import normalize
 
 from hnpretrain.bench.contenders import SCALE, Contender, Inputs, contenders
 from hnpretrain.bench.machine import machine
+from hnpretrain.bench.processes import (
+    WARM_UPS,
+    added_at_peak,
+    against_ours,
+    in_processes,
+    median_seconds,
+    wait_for,
+)
 from hnpretrain.losses import HardNegativeContrastiveLoss
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # A contender that needs more than this for its matrices of all pairs is left out.
 _SHARE_OF_MEMORY = 0.6
 _BYTES_PER_PAIR = 18  # open_clip's at its peak: two matrices of logits, and of their gradients
-_GPU_WARM_UPS = 3
 
 
 @dataclass(frozen=True)
@@ -68,28 +70,27 @@ def compare(cases: Sequence[Case]) -> list[dict[str, Any]]:
 
 def _compare(case: Case) -> list[dict[str, Any]]:
     names = [contender.name for contender in _taking_part(case)]
-    measured: dict[str, Any] = _in_processes(case, _measure, names)
-    peaks = measured["peaks"]
+    measured: dict[str, Any] = _in_ranks(_measure, case)
+    seconds, peaks = measured["seconds"], measured["peaks"]
     if case.device == "cpu":
-        fitting = [name for name in names if name in measured["seconds"]]
-        peaks = {name: _in_processes(case, _peak_of, [name]) for name in fitting}
-    fastest = min(s for name, s in measured["seconds"].items() if name.startswith("ours"))
+        peaks = {name: _in_ranks(_peak_of, case, name) for name in names if name in seconds}
     rows = []
     for contender in _taking_part(case):
-        seconds = measured["seconds"].get(contender.name)
-        row = {"case": contender.name, **asdict(case), "seconds": seconds, "machine": machine()}
-        if case.device == "cuda":
-            row["machine"] = torch.cuda.get_device_name()
-        if seconds is not None:
+        name = contender.name
+        row = {
+            "case": name,
+            **asdict(case),
+            "seconds": seconds.get(name),
+            "machine": machine(case.device),
+        }
+        if name in seconds:
             flops = contender.products * 2.0 * case.B * case.B * case.D
             row |= {
-                "ours": fastest,
-                "peer": seconds,
-                "ratio": fastest / seconds,
-                "peak_bytes": peaks[contender.name],
-                "flops_per_second": flops / seconds,
-                "share_of_matmul": flops / seconds / measured["matmul"],
-                **measured["errors"][contender.name],
+                **against_ours(seconds, name),
+                "peak_bytes": peaks[name],
+                "flops_per_second": flops / seconds[name],
+                "share_of_matmul": flops / seconds[name] / measured["matmul"],
+                **measured["errors"][name],
             }
         rows.append(row)
     return rows
@@ -99,49 +100,13 @@ def _taking_part(case: Case) -> list[Contender]:
     return contenders(case.device, case.K, ["gather", "ring"] if case.ranks > 1 else ["gather"])
 
 
-def _in_processes(case: Case, work: Any, names: Sequence[str]) -> Any:
-    """What rank 0 found; the ranks are fresh processes, so that nothing is left from before."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hnpretrain.bench.loss", "open_clip"])
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = (case, names, folder)
-        processes = [
-            context.Process(target=_run_rank, args=(rank, work, *arguments), daemon=True)
-            for rank in range(case.ranks)
-        ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join()
-        if codes := [process.exitcode for process in processes if process.exitcode]:
-            raise ValueError(
-                f"a process of {case} ended with exit status {codes[0]} (-9: memory ran out); "
-                "see its output above"
-            )
-        return torch.load(Path(folder, "found.pt"), weights_only=True)
+def _in_ranks(work: Any, case: Case, *arguments: Any) -> Any:
+    return in_processes(work, case, *arguments, device=case.device, ranks=case.ranks)
 
 
-def _run_rank(rank: int, work: Any, case: Case, names: Sequence[str], folder: str) -> None:
-    if case.device == "cuda":
-        torch.cuda.set_device(rank)
-    if case.ranks > 1:
-        if case.device == "cpu":
-            torch.set_num_threads(max(1, torch.get_num_threads() // case.ranks))
-        backend = "nccl" if case.device == "cuda" else "gloo"
-        store = f"file://{folder}/store"
-        dist.init_process_group(backend, init_method=store, rank=rank, world_size=case.ranks)
-    try:
-        found = work(rank, case, [c for c in _taking_part(case) if c.name in names])
-        if rank == 0:
-            torch.save(found, Path(folder, "found.pt"))
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-
-
-def make_inputs(case: Case, rank: int) -> Inputs:
+def make_inputs(case: Case) -> Inputs:
     """Features as of a model half-way: captions near images, negatives near captions."""
-    generator = torch.Generator().manual_seed(rank)
+    generator = torch.Generator().manual_seed(dist.get_rank() if case.ranks > 1 else 0)
     b = case.B // case.ranks
 
     def noisy(x: torch.Tensor, noise: float) -> torch.Tensor:
@@ -160,20 +125,19 @@ def make_inputs(case: Case, rank: int) -> Inputs:
     return Inputs(image, text, negative, torch.tensor(SCALE, device=case.device).requires_grad_())
 
 
-def _measure(rank: int, case: Case, taking_part: Sequence[Contender]) -> dict[str, Any]:
-    inputs = make_inputs(case, rank)
-    fitting = [c for c in taking_part if c.name.startswith("ours") or _fits(case, c)]
+def _measure(case: Case) -> dict[str, Any]:
+    inputs = make_inputs(case)
+    fitting = [c for c in _taking_part(case) if c.name.startswith("ours") or _fits(case, c)]
     exact = {
         scope: _exact(inputs, scope, case)
         for scope in sorted({contender.scope for contender in fitting})
     }
     errors: dict[str, dict[str, float]] = {}
     peaks: dict[str, int] = {}
-    seconds: dict[str, list[float]] = {contender.name: [] for contender in fitting}
-    losses = {contender.name: contender.make() for contender in fitting}
+    steps = {contender.name: partial(_step, contender.make(), inputs) for contender in fitting}
     for contender in fitting:
-        for _ in range(_GPU_WARM_UPS if case.device == "cuda" else 1):
-            value = _step(losses[contender.name], inputs)
+        for _ in range(WARM_UPS[case.device]):
+            value = steps[contender.name]()
         loss, gradient = exact[contender.scope]
         assert inputs.image.grad is not None
         difference = (inputs.image.grad.double() - gradient).norm() / gradient.norm()
@@ -186,19 +150,9 @@ def _measure(rank: int, case: Case, taking_part: Sequence[Contender]) -> dict[st
         if case.device == "cuda":
             for leaf in inputs.leaves():
                 leaf.grad = None  # gradients count, as they do on a CPU
-            torch.cuda.synchronize()
-            before = torch.cuda.memory_allocated()
-            torch.cuda.reset_peak_memory_stats()
-            _step(losses[contender.name], inputs)
-            peaks[contender.name] = torch.cuda.max_memory_allocated() - before
-    for _, contender in itertools.product(range(case.repeats), fitting):
-        _wait(case)
-        start = time.perf_counter()
-        _step(losses[contender.name], inputs)
-        _wait(case)
-        seconds[contender.name].append(time.perf_counter() - start)
+            peaks[contender.name] = added_at_peak(steps[contender.name], case.device)
     return {
-        "seconds": {name: statistics.median(times) for name, times in seconds.items()},
+        "seconds": median_seconds(steps, case.repeats, partial(_meet, case)),
         "errors": errors,
         "peaks": peaks,
         "matmul": _matmul_flops(case) * case.ranks,
@@ -235,9 +189,8 @@ def _fits(case: Case, contender: Contender) -> bool:
     return pairs * _BYTES_PER_PAIR * case.ranks < _SHARE_OF_MEMORY * available
 
 
-def _wait(case: Case) -> None:
-    if case.device == "cuda":
-        torch.cuda.synchronize()
+def _meet(case: Case) -> None:
+    wait_for(case.device)
     if case.ranks > 1:
         dist.barrier()
 
@@ -248,31 +201,19 @@ def _matmul_flops(case: Case) -> float:
     a = torch.randn(n, n, device=case.device).to(DTYPES[case.dtype])
     times = []
     for _ in range(6):
-        _wait(replace(case, ranks=1))
+        wait_for(case.device)
         start = time.perf_counter()
         a @ a
-        _wait(replace(case, ranks=1))
+        wait_for(case.device)
         times.append(time.perf_counter() - start)
     return 2.0 * n**3 / min(times[1:])
 
 
-def _peak_of(rank: int, case: Case, taking_part: Sequence[Contender]) -> int:
-    """Bytes of resident memory that one forward and backward adds at its peak, on this rank."""
-    inputs = make_inputs(case, rank)
-    (contender,) = taking_part
+def _peak_of(case: Case, name: str) -> int:
+    """Bytes that one forward and backward of the contender adds at its peak, on this rank."""
+    inputs = make_inputs(case)
+    (contender,) = (c for c in _taking_part(case) if c.name == name)
     loss = contender.make()
     # Threads, libraries and the first small arrays are there before.
-    small = make_inputs(replace(case, B=64 * case.ranks), rank)
-    _step(loss, small)
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # else memory that is free but held here would be used first
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak until now
-    before = _status("VmRSS")
-    _step(loss, inputs)
-    return _status("VmHWM") - before
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (value,) = (line.split()[1] for line in lines if line.startswith(f"{field}:"))
-    return int(value) * 1024
+    _step(loss, make_inputs(replace(case, B=64 * case.ranks)))
+    return added_at_peak(partial(_step, loss, inputs), case.device)

@@ -7,8 +7,12 @@ import platform
 from pathlib import Path
 
 
-def machine() -> str:
-    """The processor's name and the cores that this process may use."""
+def machine(device: str = "cpu") -> str:
+    """The processor's name and the cores that this process may use; for cuda the GPU's name."""
+    if device == "cuda":
+        import torch  # seconds, which others that want the processor's name need not spend
+
+        return torch.cuda.get_device_name()
     name = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")
     if information.is_file():

@@ -15,8 +15,9 @@ import numpy as np
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from hnpretrain.data.plan import Plan, choose_streams
-from hnpretrain.data.samples import Batch, SampleDecoder, Tokenizer, Transform
+from hnpretrain.data.samples import Batch, Chunk, SampleDecoder, Tokenizer, Transform
 from hnpretrain.data.streams import ShardSet, read_stream
+from hnpretrain.data.texts import TextLayout
 from hnpretrain.shards.index import Index
 from hnpretrain.shards.marker import Reject
 
@@ -91,7 +92,9 @@ class Loader:
         plan: of this run (`make_plan`).
         transform: the model's image transform.
         tokenizer: the model's tokenizer.
+        layout: what the model's text tower takes.
         rank, world_size: this rank's place; decides which streams it reads.
+        micro_batches: into how many equal batches a step's samples are split.
         pin_memory: give out pinned tensors (for CUDA).
     """
 
@@ -102,8 +105,10 @@ class Loader:
         plan: Plan,
         transform: Transform,
         tokenizer: Tokenizer,
+        layout: TextLayout,
         rank: int,
         world_size: int,
+        micro_batches: int = 1,
         pin_memory: bool = False,
     ) -> None:
         self.plan = plan
@@ -113,15 +118,17 @@ class Loader:
         self._decoder = SampleDecoder(
             transform, tokenizer, settings.negatives, settings.max_pixels, plan.seed
         )
+        self._layout = layout
+        self._micro_batches = micro_batches
         self._pin_memory = pin_memory
 
     def batches(
         self, start: Position, epochs: int
-    ) -> Iterator[tuple[Position, Batch, list[Reject]]]:
-        """The batches from `start` to the end of the last of `epochs` epochs.
+    ) -> Iterator[tuple[Position, list[Batch], list[Reject]]]:
+        """The batches of each step from `start` to the end of the last of `epochs` epochs.
 
         Yields:
-            (position, batch, the samples that were rejected while reading it).
+            (position, its micro-batches, the samples that were rejected while reading them).
 
         Raises:
             ValueError: a marker does not agree, or samples in a row could not be decoded.
@@ -137,16 +144,20 @@ class Loader:
             )
         )
         for position in self.positions(start, epochs):
-            batches: list[Batch] = []
+            parts: list[Chunk] = []
             rejects: list[Reject] = []
             for _ in range(max(1, workers)):
                 chunk = next(chunks)
                 if isinstance(chunk, Exception):
                     raise chunk
-                batches.append(chunk[0])
+                parts.append(chunk[0])
                 rejects += chunk[1]
-            batch = Batch.concatenate(batches)
-            yield position, batch.pin_memory() if self._pin_memory else batch, rejects
+            yield position, self._batches_of(Chunk.concatenate(parts)), rejects
+
+    def _batches_of(self, chunk: Chunk) -> list[Batch]:
+        # Texts are laid out here and not by the workers, of which batches must not depend.
+        batches = [Batch.lay_out(part, self._layout) for part in chunk.split(self._micro_batches)]
+        return [batch.pin_memory() for batch in batches] if self._pin_memory else batches
 
     def positions(self, start: Position, epochs: int) -> Iterator[Position]:
         """Every position from `start` to the end of the last epoch."""
@@ -157,7 +168,7 @@ class Loader:
 
     def chunks(
         self, start: Position, epochs: int, worker: int, workers: int
-    ) -> Iterator[tuple[Batch, list[Reject]]]:
+    ) -> Iterator[tuple[Chunk, list[Reject]]]:
         """One worker's part of every batch: the samples of its share of the streams."""
         streams = np.array_split(self._streams, workers)[worker].tolist()
         shards = ShardSet(self._settings.shards, self._index)
@@ -176,7 +187,7 @@ class Loader:
                     sample, refused = next(reader)
                     samples.append(sample)
                     rejects += refused
-            yield Batch.stack(samples), rejects
+            yield Chunk.stack(samples), rejects
 
 
 class _Chunks(IterableDataset):
@@ -185,7 +196,7 @@ class _Chunks(IterableDataset):
     def __init__(self, loader: Loader, start: Position, epochs: int) -> None:
         self._loader, self._start, self._epochs = loader, start, epochs
 
-    def __iter__(self) -> Iterator[tuple[Batch, list[Reject]] | Exception]:
+    def __iter__(self) -> Iterator[tuple[Chunk, list[Reject]] | Exception]:
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         try:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hnpretrain.data.texts import TextLayout, Texts
 from hnpretrain.shards.images import decode_image
 from hnpretrain.shards.tar import RawSample
 
@@ -30,16 +31,15 @@ class TrainingSample:
     Attributes:
         key: the sample's key.
         image_CHW: the transformed image.
-        text_L: token ids of the drawn caption.
-        negative_KL: token ids of its negatives, zeros in rows without one.
-        negative_mask_K: True where a row holds a negative.
+        token_CL: int64 ids of the drawn caption, then of up to K negatives of it; zeros in rows
+            without one.
+        mask_C: True where a row holds a text.
     """
 
     key: str
     image_CHW: torch.Tensor
-    text_L: torch.Tensor
-    negative_KL: torch.Tensor
-    negative_mask_K: torch.Tensor
+    token_CL: torch.Tensor
+    mask_C: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -75,31 +75,29 @@ class SampleDecoder:
         augmentation_seed = int(draw.integers(2**63))
         caption = captions[int(draw.integers(len(captions)))]
         order = draw.permutation(len(caption.negatives)).tolist()
-        (text_L,) = self.tokenizer([caption.text])
-        rows = self._tokenize_negatives([caption.negatives[i].text for i in order], text_L)
-        negative_KL = text_L.new_zeros(self.negatives, len(text_L))
-        if rows:
-            negative_KL[: len(rows)] = torch.stack(rows)
+        rows = self._tokenize(caption.text, [caption.negatives[i].text for i in order])
+        token_CL = rows[0].new_zeros(1 + self.negatives, len(rows[0]))
+        token_CL[: len(rows)] = torch.stack(rows)
         return TrainingSample(
             key=raw.key,
             image_CHW=_augment(self.transform, image, augmentation_seed),
-            text_L=text_L,
-            negative_KL=negative_KL,
-            negative_mask_K=torch.arange(self.negatives) < len(rows),
+            token_CL=token_CL,
+            mask_C=torch.arange(1 + self.negatives) < len(rows),
         )
 
-    def _tokenize_negatives(self, texts: list[str], text_L: torch.Tensor) -> list[torch.Tensor]:
-        """The first K texts whose tokens differ from the caption's.
+    def _tokenize(self, caption: str, negatives: list[str]) -> list[torch.Tensor]:
+        """The caption's tokens, then those of the first K negatives whose tokens differ from them.
 
         A text tower reads so many tokens: where the caption is longer, and the words that changed
         lie past the cut, the negative would say of the image just what the caption says.
         """
-        rows: list[torch.Tensor] = []
-        while texts and len(rows) < self.negatives:
-            tried = texts[: self.negatives - len(rows)]
-            texts = texts[len(tried) :]
+        tried, left = negatives[: self.negatives], negatives[self.negatives :]
+        text_L, *others = self.tokenizer([caption, *tried])
+        rows = [row for row in others if not torch.equal(row, text_L)]
+        while left and len(rows) < self.negatives:
+            tried, left = left[: self.negatives - len(rows)], left[self.negatives - len(rows) :]
             rows += [row for row in self.tokenizer(tried) if not torch.equal(row, text_L)]
-        return rows
+        return [text_L, *rows]
 
 
 def _generator(seed: int, epoch: int, key: str) -> np.random.Generator:
@@ -123,29 +121,81 @@ def _augment(transform: Transform, image: Image.Image, seed: int) -> torch.Tenso
 
 
 @dataclass(frozen=True)
-class Batch:
-    """The samples of one step on one rank, in the order of their streams.
+class Chunk:
+    """Samples of one step, in the order of their streams, as a loader's worker gives them.
 
     Attributes:
         keys: b keys.
         image_BCHW: float32 images.
-        text_BL: int64 token ids.
-        negative_BKL: int64 token ids; zeros where masked.
+        token_BCL: int64 ids of each sample's caption, then of K negatives; zeros where masked.
+        mask_BC: True where there is a text.
+    """
+
+    keys: tuple[str, ...]
+    image_BCHW: torch.Tensor
+    token_BCL: torch.Tensor
+    mask_BC: torch.Tensor
+
+    @classmethod
+    def stack(cls, samples: Sequence[TrainingSample]) -> Chunk:
+        return cls(
+            tuple(sample.key for sample in samples),
+            torch.stack([sample.image_CHW for sample in samples]),
+            torch.stack([sample.token_CL for sample in samples]),
+            torch.stack([sample.mask_C for sample in samples]),
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Chunk]) -> Chunk:
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            tuple(key for part in parts for key in part.keys),
+            torch.cat([part.image_BCHW for part in parts]),
+            torch.cat([part.token_BCL for part in parts]),
+            torch.cat([part.mask_BC for part in parts]),
+        )
+
+    def split(self, parts: int) -> list[Chunk]:
+        """Into so many equal parts, in order."""
+        size = len(self.keys) // parts
+        return [
+            Chunk(
+                self.keys[start : start + size],
+                self.image_BCHW[start : start + size],
+                self.token_BCL[start : start + size],
+                self.mask_BC[start : start + size],
+            )
+            for start in range(0, len(self.keys), size)
+        ]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the towers encode at once.
+
+    Attributes:
+        keys: b keys.
+        image_BCHW: float32 images.
+        texts: each sample's caption and up to K negatives, as the text tower takes them.
         negative_mask_BK: True where there is a negative.
     """
 
     keys: tuple[str, ...]
     image_BCHW: torch.Tensor
-    text_BL: torch.Tensor
-    negative_BKL: torch.Tensor
+    texts: Texts
     negative_mask_BK: torch.Tensor
+
+    @classmethod
+    def lay_out(cls, chunk: Chunk, layout: TextLayout) -> Batch:
+        texts = layout.lay_out(chunk.token_BCL, chunk.mask_BC)
+        return cls(chunk.keys, chunk.image_BCHW, texts, chunk.mask_BC[:, 1:].contiguous())
 
     def to(self, device: torch.device) -> Batch:
         return Batch(
             self.keys,
             self.image_BCHW.to(device, non_blocking=True),
-            self.text_BL.to(device, non_blocking=True),
-            self.negative_BKL.to(device, non_blocking=True),
+            self.texts.to(device),
             self.negative_mask_BK.to(device, non_blocking=True),
         )
 
@@ -154,29 +204,6 @@ class Batch:
         return Batch(
             self.keys,
             self.image_BCHW.pin_memory(),
-            self.text_BL.pin_memory(),
-            self.negative_BKL.pin_memory(),
+            self.texts.pin_memory(),
             self.negative_mask_BK.pin_memory(),
-        )
-
-    @classmethod
-    def stack(cls, samples: Sequence[TrainingSample]) -> Batch:
-        return cls(
-            tuple(sample.key for sample in samples),
-            torch.stack([sample.image_CHW for sample in samples]),
-            torch.stack([sample.text_L for sample in samples]),
-            torch.stack([sample.negative_KL for sample in samples]),
-            torch.stack([sample.negative_mask_K for sample in samples]),
-        )
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[Batch]) -> Batch:
-        if len(parts) == 1:
-            return parts[0]
-        return cls(
-            tuple(key for part in parts for key in part.keys),
-            torch.cat([part.image_BCHW for part in parts]),
-            torch.cat([part.text_BL for part in parts]),
-            torch.cat([part.negative_BKL for part in parts]),
-            torch.cat([part.negative_mask_BK for part in parts]),
         )

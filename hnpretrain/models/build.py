@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
-import torch
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 
-from hnpretrain.config import nearest
+from hnpretrain.config import nearest, require_one_of
+from hnpretrain.models.texts import LAYOUTS
+from hnpretrain.models.tokenizer import Tokenizer, fast_tokenizer
 
 # What open_clip raises for a config or weights that do not fit, and what transformers raises for a
 # tokenizer or a text tower that it cannot find or read.
@@ -39,8 +40,6 @@ _OPEN_CLIP_ERRORS = (
 )
 CONFIG_NAME = "open_clip_config.json"
 
-Tokenizer = Callable[[list[str]], torch.Tensor]
-
 
 @dataclass
 class ModelSettings:
@@ -53,6 +52,10 @@ class ModelSettings:
         augmentation: fields of open_clip's AugmentationCfg, such as scale: [0.9, 1.0].
         lock_image: keep the image tower's weights fixed (LiT).
         lock_text: keep the text tower's weights fixed.
+        grad_checkpointing: keep each block's input alone for the backward pass, and compute the
+            rest again: a third more time, for several times less memory.
+        text_layout: how the text tower gets texts: trees, trimmed or padded; auto takes the fewest
+            tokens that leave its features as they are.
     """
 
     arch: str = ""
@@ -61,8 +64,11 @@ class ModelSettings:
     augmentation: dict[str, Any] = field(default_factory=dict)
     lock_image: bool = False
     lock_text: bool = False
+    grad_checkpointing: bool = False
+    text_layout: str = "auto"
 
     def __post_init__(self) -> None:
+        require_one_of("model.text_layout", self.text_layout, LAYOUTS)
         if self.lock_image and self.lock_text:
             raise ValueError(
                 "model.lock_image and model.lock_text are both set: nothing is left to train"
@@ -112,6 +118,8 @@ def build(settings: ModelSettings) -> LoadedModel:
     else:
         loaded = _build_from_arch(settings.arch, settings.pretrained, settings.augmentation)
     _lock(loaded, settings)
+    if settings.grad_checkpointing:
+        loaded.model.set_grad_checkpointing()
     return loaded
 
 
@@ -232,7 +240,7 @@ def _create(
             nonscalar_logit_scale=True,
             **options,
         )
-        tokenizer = make_tokenizer(source)
+        tokenizer = fast_tokenizer(make_tokenizer(source))
     except _OPEN_CLIP_ERRORS as error:
         raise ValueError(f"open_clip cannot build {name}: {one_line(error)}") from error
     finally:

@@ -2,7 +2,8 @@
 
 An export is a folder with `open_clip_config.json` and `open_clip_model.safetensors`. A checkpoint
 is one of a run's `checkpoints/step_N` folders; it carries the same config file, so that its weights
-can be used without the training code.
+can be used without the training code. They are in DeepSpeed's file, or with ZeRO stage 3, which
+cuts them into one file a rank, in one as an export's.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from hnpretrain.shards import storage
 
 WEIGHTS_NAME = "open_clip_model.safetensors"
 LATEST_NAME = "latest"
-# DeepSpeed's file with the weights; they are whole and float32 up to ZeRO stage 2.
+# DeepSpeed's file with the weights, whole and float32; of ZeRO stages 0 to 2.
 _DEEPSPEED_NAME = "mp_rank_00_model_states.pt"
 
 
@@ -76,13 +77,25 @@ def export(source: str, output: str) -> None:
     loaded = load(source)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: t.contiguous() for name, t in loaded.model.state_dict().items()}
+    write_weights(loaded.model.state_dict(), folder)
+    write_config(loaded, folder)  # last: a folder without it is no export
+
+
+def write_weights(weights: dict[str, torch.Tensor], folder: Path) -> None:
+    """Writes `open_clip_model.safetensors`, which appears whole.
+
+    Args:
+        weights: of a model's state dict, whole and on the CPU.
+    """
+    tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
     # A scalar in open_clip's own weights; build.py says why it is none here.
     tensors["logit_scale"] = tensors["logit_scale"].reshape(())
     temporary = folder / f".{WEIGHTS_NAME}.tmp"
+    temporary.touch()
+    mode = temporary.stat().st_mode
     save_file(tensors, temporary)
+    temporary.chmod(mode)  # safetensors writes files that nobody else may read
     temporary.replace(folder / WEIGHTS_NAME)
-    write_config(loaded, folder)  # last: a folder without it is no export
 
 
 def write_config(loaded: LoadedModel, folder: Path) -> None:

@@ -2,7 +2,8 @@
 
 A checkpoint is a folder `checkpoints/step_N` with DeepSpeed's files (weights, optimizer), the
 model's open_clip config, the run's `config.yaml`, and `state.json`: the position in the data, and
-what must not change.
+what must not change. Where DeepSpeed's files hold the weights in one part a rank (ZeRO stage 3),
+they lie beside them whole too, so that the checkpoint can be used as a model.
 `checkpoints/latest` names the newest one and is moved only when all ranks are done, so that a
 half-written one is never found.
 
@@ -27,7 +28,7 @@ from torch import nn
 from hnpretrain.data.loader import Position
 from hnpretrain.models import LoadedModel
 from hnpretrain.models.build import one_line
-from hnpretrain.models.store import LATEST_NAME, latest_checkpoint, write_config
+from hnpretrain.models.store import LATEST_NAME, latest_checkpoint, write_config, write_weights
 from hnpretrain.shards import storage
 from hnpretrain.train.distributed import Place
 
@@ -148,8 +149,13 @@ class Checkpoints:
         """Saves on all ranks together; collective. What the loss remembers is equal on all."""
         tag = f"step_{progress.global_step:08d}"
         engine.save_checkpoint(str(self._folder), tag=tag, save_latest=False)
+        weights = None
+        if engine.zero_optimization_stage() == 3:
+            weights = _whole_weights(model.model, self._place)
         dist.barrier()
         if self._place.is_main:
+            if weights is not None:
+                write_weights(weights, self._folder / tag)
             write_config(model, self._folder / tag)
             storage.write_bytes(str(self._folder / tag / RUN_CONFIG_NAME), self._config.encode())
             remembered = {name: value.tolist() for name, value in loss.state_dict().items()}
@@ -205,3 +211,21 @@ class Checkpoints:
                 f"{latest} was trained with {key}={before}, now it is {value}. Set it to {before} "
                 "again, or train into another `output`"
             )
+
+
+def _whole_weights(model: nn.Module, place: Place) -> dict[str, torch.Tensor]:
+    """The state dict of a model that ZeRO stage 3 has cut, on the main rank's CPU; collective.
+
+    One tensor at a time, so that no device holds them all.
+    """
+    import deepspeed
+
+    whole = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        # Small weights are whole on every rank, and must be left so: DeepSpeed cuts what it has
+        # gathered here, and then stops at steps that do not run as those that it has recorded.
+        is_cut = tensor.numel() == 0
+        with deepspeed.zero.GatheredParameters([tensor], enabled=is_cut):
+            if place.is_main:
+                whole[name] = tensor.detach().to("cpu", copy=True)
+    return whole

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import socket
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -100,6 +101,8 @@ def _init_deepspeed(device: torch.device) -> None:
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # It calls collectives by names that torch 2.14 has changed; with ZeRO, twice a step.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     if device.type == "cpu":
         # Else it compiles, with a C++ compiler and for a minute, an operator for inference.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -1,22 +1,20 @@
-"""The two towers as one module, under DeepSpeed."""
+"""The towers and their optimizer under DeepSpeed."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import open_clip
 import torch
-from torch import nn
 
-from hnpretrain.data.samples import Batch
-from hnpretrain.losses import HardNegativeContrastiveLoss, TokenFeatures
-from hnpretrain.models.parts import PartsRecorder, word_mask
+from hnpretrain.losses import HardNegativeContrastiveLoss
 from hnpretrain.train.distributed import Place
 from hnpretrain.train.optimizer import build_optimizer
 from hnpretrain.train.settings import TrainSettings
+from hnpretrain.train.towers import Towers
 
 if TYPE_CHECKING:  # at run time it is imported once the environment is set, see distributed.py
     from deepspeed import DeepSpeedEngine
@@ -24,85 +22,9 @@ if TYPE_CHECKING:  # at run time it is imported once the environment is set, see
 # CLIP clamps s at 100: beyond, the softmax saturates and training turns unstable.
 MAX_LOGIT_SCALE = 100.0
 # Gradients that are reduced together, at most.
-_MAX_BUCKET = 50_000_000
-
-
-@dataclass(frozen=True)
-class Features:
-    """What the loss needs of one rank's batch; all features are of unit norm.
-
-    Attributes:
-        image_BD, text_BD: images and captions.
-        negative_BKD: negatives, zeros where masked; None if K = 0.
-        logit_scale: the multiplier s.
-        logit_bias: added to all logits, if the model has one.
-        parts: features of patches and words, if the loss needs them.
-    """
-
-    image_BD: torch.Tensor
-    text_BD: torch.Tensor
-    negative_BKD: torch.Tensor | None
-    logit_scale: torch.Tensor
-    logit_bias: torch.Tensor | None
-    parts: TokenFeatures | None
-
-
-class Towers(nn.Module):
-    """Encodes a batch in one forward call, which is what DeepSpeed's hooks need.
-
-    Args:
-        model: an open_clip model.
-        autocast: dtype that the towers compute in; None for the weights' own.
-        parts: whether to give the features of patches and words, too.
-    """
-
-    def __init__(
-        self, model: open_clip.CLIP, autocast: torch.dtype | None, parts: bool = False
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self._autocast = autocast
-        self._recorder = PartsRecorder(model) if parts else None
-
-    def forward(self, batch: Batch) -> Features:
-        mask_BK = batch.negative_mask_BK
-        with self._precision(batch.image_BCHW.device.type):
-            image_BD = self.model.encode_image(batch.image_BCHW, normalize=True)
-            # Captions and negatives go through the text tower together; masked rows are not
-            # encoded at all.
-            tokens_NL = torch.cat([batch.text_BL, batch.negative_BKL[mask_BK]])
-            text_ND = self.model.encode_text(tokens_NL, normalize=True)
-            parts = None
-            if self._recorder is not None:
-                parts = _parts(self._recorder, tokens_NL, mask_BK)
-        size = len(batch.text_BL)
-        negative_BKD = None
-        if mask_BK.shape[1]:
-            negative_BKD = text_ND.new_zeros(*mask_BK.shape, text_ND.shape[1])
-            negative_BKD[mask_BK] = text_ND[size:]
-        scale = self.model.logit_scale.exp().squeeze()
-        bias = self.model.logit_bias.squeeze() if self.model.logit_bias is not None else None
-        return Features(image_BD, text_ND[:size], negative_BKD, scale, bias, parts)
-
-    def _precision(self, device: str) -> contextlib.AbstractContextManager:
-        if self._autocast is None:
-            return contextlib.nullcontext()
-        return torch.autocast(device, self._autocast)
-
-
-def _parts(
-    recorder: PartsRecorder, tokens_NL: torch.Tensor, mask_BK: torch.Tensor
-) -> TokenFeatures:
-    """The parts of a batch whose captions come first in `tokens_NL`, then its valid negatives."""
-    words_NLD, mask_NL = recorder.words(), word_mask(tokens_NL)
-    # Every caption, and the negatives that there are.
-    there_BC = torch.cat([mask_BK.new_ones(len(mask_BK), 1), mask_BK], dim=1)
-    row_BC = there_BC.new_zeros(there_BC.shape, dtype=torch.long)
-    row_BC[:, 0] = torch.arange(len(mask_BK), device=mask_BK.device)
-    row_BC[:, 1:][mask_BK] = torch.arange(len(mask_BK), len(tokens_NL), device=mask_BK.device)
-    return TokenFeatures(
-        recorder.patches(), words_NLD[row_BC], mask_NL[row_BC] & there_BC[..., None]
-    )
+MAX_BUCKET = 50_000_000
+# Stage 3 has one part in so many of all weights whole at a time, if no module is larger.
+LIVE_SHARE = 8
 
 
 def build_engine(
@@ -112,6 +34,9 @@ def build_engine(
     place: Place,
 ) -> DeepSpeedEngine:
     """Wraps the model, its optimizer and ZeRO into a DeepSpeed engine on this rank's device.
+
+    Args:
+        settings: with the number of micro-batches chosen.
 
     Raises:
         ValueError: the loss needs what the model has not.
@@ -123,28 +48,63 @@ def build_engine(
             f"loss.objective={settings.loss.objective} needs a model with a logit bias: a SigLIP "
             "architecture, or init_logit_bias in model.config (SigLIP begins with -10)"
         )
-    autocast = torch.bfloat16 if settings.precision == "bf16" else None
-    towers = Towers(model, autocast, parts=loss.needs_parts()).to(place.device)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    towers = Towers(model, autocast_dtype(settings), parts=loss.needs_parts()).to(place.device)
     engine, _, _, _ = deepspeed.initialize(
         model=towers,
         optimizer=build_optimizer(model, settings.optimizer),
         dist_init_required=False,
         config={
             "train_batch_size": settings.batch_size,
-            "train_micro_batch_size_per_gpu": settings.batch_size // place.world_size,
+            "train_micro_batch_size_per_gpu": (
+                settings.batch_size // place.world_size // settings.micro_batches
+            ),
+            "gradient_accumulation_steps": settings.micro_batches,
             "gradient_clipping": settings.optimizer.max_grad_norm,
-            "zero_optimization": {
-                "stage": settings.zero_stage,
-                # ZeRO allocates a whole bucket, of 5e8 gradients if not told otherwise.
-                "reduce_bucket_size": min(trained, _MAX_BUCKET),
-            },
+            "zero_optimization": _zero_config(model, settings.zero_stage),
             # Our own log line says more, and DeepSpeed's timer waits for the device twice a step.
             "steps_per_print": 2**31,
             "timers": {"throughput": {"enabled": False}},
         },
     )
     return engine
+
+
+def autocast_dtype(settings: TrainSettings) -> torch.dtype | None:
+    """What the towers compute in; None for the weights' own dtype."""
+    return torch.bfloat16 if settings.precision == "bf16" else None
+
+
+def _zero_config(model: open_clip.CLIP, stage: int) -> dict[str, Any]:
+    config = {"stage": stage, "reduce_bucket_size": reduce_bucket(model, stage)}
+    if stage == 3:
+        # By default DeepSpeed keeps up to 1e9 weights from their forward to their backward pass,
+        # and fetches as many ahead: those of any CLIP, which then takes more memory than in stage
+        # 2. Weights that are to be live bound what is fetched ahead too.
+        live = max(1, sum(p.numel() for p in model.parameters()) // LIVE_SHARE)
+        config |= {
+            "stage3_max_reuse_distance": 0,
+            "stage3_max_live_parameters": live,
+            "stage3_prefetch_bucket_size": live // 2,
+            # What is not worth the sending stays whole on every rank.
+            "stage3_param_persistence_threshold": min(live // 1000, 100_000),
+        }
+    return config
+
+
+def reduce_bucket(model: open_clip.CLIP, stage: int) -> int:
+    """How many gradients ZeRO sums over the ranks together; it allocates room for all of them."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return max(1, min(trained // LIVE_SHARE if stage == 3 else trained, MAX_BUCKET))
+
+
+@contextlib.contextmanager
+def own_linear() -> Iterator[None]:
+    """Gives torch its linear function back, in whose place ZeRO 3 puts another one for good."""
+    linear = torch.nn.functional.linear
+    try:
+        yield
+    finally:
+        torch.nn.functional.linear = linear
 
 
 @torch.no_grad()
@@ -163,14 +123,40 @@ def optimizer_step(engine: DeepSpeedEngine) -> torch.Tensor:
         norm = torch.nn.utils.get_total_norm(gradients)
         engine.step()
     _clamp_logit_scale(engine)
+    if engine.zero_optimization_stage() == 3:
+        _forget_unfinished_modules(engine)
     return norm
 
 
 def _clamp_logit_scale(engine: DeepSpeedEngine) -> None:
-    from deepspeed.utils import safe_set_full_fp32_param
+    from deepspeed.utils import (
+        safe_get_local_fp32_param,
+        safe_set_full_fp32_param,
+        safe_set_local_fp32_param,
+    )
 
+    most = math.log(MAX_LOGIT_SCALE)
     parameter = engine.module.model.logit_scale
-    parameter.clamp_(max=math.log(MAX_LOGIT_SCALE))
-    if engine.zero_optimization() and parameter.requires_grad:
-        # ZeRO steps on a copy of its own, which would undo the clamp.
+    parameter.clamp_(max=most)  # of no elements, where stage 3 has it in parts alone
+    if not engine.zero_optimization() or not parameter.requires_grad:
+        return
+    # ZeRO steps on a copy of its own, which would undo the clamp.
+    if engine.zero_optimization_stage() < 3:
         safe_set_full_fp32_param(parameter, parameter.float())
+    else:
+        parameter.ds_tensor.clamp_(max=most)
+        part = safe_get_local_fp32_param(parameter)
+        safe_set_local_fp32_param(parameter, part.clamp(max=most))
+
+
+def _forget_unfinished_modules(engine: DeepSpeedEngine) -> None:
+    """Cuts DeepSpeed's stack of running modules back to what it is between steps.
+
+    Blocks that are computed again for the backward pass stop where all is known that was asked for.
+    DeepSpeed never hears of the end of the modules that they stop in, and the stack would grow for
+    ever. Without that early stop, it frees weights that the backward pass is about to use.
+    """
+    from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
+
+    while FWD_MODULE_STACK[-1] is not engine.module:
+        FWD_MODULE_STACK.pop()

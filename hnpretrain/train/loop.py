@@ -1,6 +1,7 @@
 """The training loop.
 
-1. Read the index, make the plan, build the model, wrap it in a DeepSpeed engine.
+1. Read the index, make the plan, build the model, choose the micro-batches, wrap the model in a
+   DeepSpeed engine.
 2. Restore the latest checkpoint of the run's folder, if there is one.
 3. For each step: batch -> features -> loss -> backward -> optimizer -> clamp the logit scale.
 4. Log; save every so many steps and at the end.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +22,15 @@ import torch.distributed as dist
 from hnpretrain import config
 from hnpretrain.data.loader import Loader, Position, make_plan
 from hnpretrain.data.samples import Batch
+from hnpretrain.data.texts import TextLayout
 from hnpretrain.losses import HardNegativeContrastiveLoss, LossOutput
 from hnpretrain.models import LoadedModel, build
+from hnpretrain.models.texts import choose_layout
 from hnpretrain.shards import storage
 from hnpretrain.shards.index import Index, read_index
 from hnpretrain.shards.marker import Reject
+from hnpretrain.train.caching import check_micro_batches, forward_backward
+from hnpretrain.train.captions import sample_captions
 from hnpretrain.train.checkpoint import (
     RUN_CONFIG_NAME,
     Checkpoints,
@@ -33,10 +39,12 @@ from hnpretrain.train.checkpoint import (
     readable,
 )
 from hnpretrain.train.distributed import Place, process_group
-from hnpretrain.train.engine import build_engine, optimizer_step
+from hnpretrain.train.engine import build_engine, optimizer_step, own_linear
 from hnpretrain.train.log import LOG_NAME, RunLog, console_line
+from hnpretrain.train.machine import local_ranks
+from hnpretrain.train.memory import Job, choose, told
 from hnpretrain.train.optimizer import learning_rate
-from hnpretrain.train.settings import TrainSettings
+from hnpretrain.train.settings import TrainSettings, require_shards
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -55,9 +63,8 @@ def train(settings: TrainSettings) -> None:
             the loss is not finite; too many samples are broken.
         OSError: shards could not be read.
     """
-    if not settings.data.shards:
-        raise ValueError("set data.shards to the folder or URL that `shard build` wrote")
-    with process_group() as place:
+    require_shards(settings)
+    with process_group() as place, own_linear():
         run = _set_up(settings, place)
         try:
             _run(run)
@@ -97,6 +104,8 @@ def _set_up(settings: TrainSettings, place: Place) -> _Run:
     torch.manual_seed(settings.seed)  # the same weights on every rank
     model = build(settings.model)
     loss = settings.loss.make(settings.data.negatives).to(place.device)
+    layout = choose_layout(model.model, settings.model.text_layout, loss.needs_parts()).layout
+    settings = _with_micro_batches(settings, before, place, index, model, loss, layout)
     engine = build_engine(model.model, loss, settings, place)
     identity = _identity(settings, index, model, loss, place)
     resolved = config.to_yaml(settings)
@@ -108,8 +117,10 @@ def _set_up(settings: TrainSettings, place: Place) -> _Run:
         plan,
         model.preprocess_train,
         model.tokenizer,
+        layout,
         place.rank,
         place.world_size,
+        settings.micro_batches,
         pin_memory=place.device.type == "cuda",
     )
     total_steps = settings.epochs * plan.steps_per_epoch
@@ -132,6 +143,39 @@ def _set_up(settings: TrainSettings, place: Place) -> _Run:
         total_steps=total_steps,
         log=log,
     )
+
+
+def _with_micro_batches(
+    settings: TrainSettings,
+    before: TrainSettings | None,
+    place: Place,
+    index: Index,
+    model: LoadedModel,
+    loss: HardNegativeContrastiveLoss,
+    layout: TextLayout,
+) -> TrainSettings:
+    """The settings with the number of micro-batches; collective if it is to be chosen.
+
+    Raises:
+        ValueError: the number that is set does not go with the batch or the model.
+    """
+    size = settings.batch_size // place.world_size
+    began_with = before.micro_batches if before else 0
+    if not settings.micro_batches and began_with and size % began_with == 0:
+        # A run that goes on draws as it has drawn so far.
+        settings = replace(settings, micro_batches=began_with)
+    if not settings.micro_batches:
+        chosen = [0]
+        if place.is_main:  # each would see another amount of free memory
+            captions = sample_captions(settings.data, index, model.tokenizer, settings.seed)
+            job = Job(settings, model.model, loss, layout, captions, place.world_size, place.device)
+            choice = choose(job, local_ranks(place.world_size))
+            print(told(choice, size))
+            chosen = [choice.micro_batches]
+        dist.broadcast_object_list(chosen)
+        settings = replace(settings, micro_batches=chosen[0])
+    check_micro_batches(settings.micro_batches, size, model.model)
+    return settings
 
 
 def _read_config(checkpoint: Path) -> TrainSettings:
@@ -212,22 +256,22 @@ def _announce(
 
 
 def _run(run: _Run) -> None:
-    settings, place = run.settings, run.place
+    settings = run.settings
     interval = _Interval()
-    batches = run.loader.batches(run.progress.position, settings.epochs)
+    steps = run.loader.batches(run.progress.position, settings.epochs)
     while True:
         started = time.perf_counter()
-        item = next(batches, None)
+        item = next(steps, None)
         if item is None:
             break
-        position, batch, rejects = item
+        position, batches, rejects = item
         interval.data_wait += time.perf_counter() - started
         interval.rejects += rejects
 
         if position.step == 0:
             run.loss.start_epoch()
         rate = learning_rate(settings.optimizer, run.progress.global_step, run.total_steps)
-        result = train_step(run, batch.to(place.device), rate)
+        result = train_step(run, batches, rate)
         run.progress = replace(
             run.progress,
             position=_after(position, run.loader.plan.steps_per_epoch),
@@ -266,33 +310,23 @@ class StepResult:
     lr: float
 
 
-def train_step(run: _Run, batch: Batch, rate: float) -> StepResult:
+def train_step(run: _Run, batches: Sequence[Batch], rate: float) -> StepResult:
     """One optimizer step on this rank's part of the global batch."""
     # Dropout and the like draw from (seed, step, rank), so a resumed run draws the same.
-    _seed_draws(
-        _seed_of(run.settings.seed, run.progress.global_step, run.place.rank), run.place.device
-    )
+    seed = _seed_of(run.settings.seed, run.progress.global_step, run.place.rank)
     for group in run.engine.optimizer.param_groups:
         group["lr"] = rate
-    features = run.engine(batch)
-    output = run.loss(
-        features.image_BD,
-        features.text_BD,
-        features.negative_BKD,
-        batch.negative_mask_BK if features.negative_BKD is not None else None,
-        features.logit_scale,
-        features.logit_bias,
-        features.parts,
+    output, scale = forward_backward(
+        run.engine, run.loss, batches, lambda number: _seed_draws(seed, number, run.place.device)
     )
-    run.engine.backward(output.total)
     norm = optimizer_step(run.engine)
     # Read together at the step's end, since each read waits for the device. Both values are global,
     # so all ranks stop together, after a step that is never saved.
-    loss, grad_norm, logit_scale = _read(output.total, norm, features.logit_scale)
+    loss, grad_norm, logit_scale = _read(output.total, norm, scale)
     if not math.isfinite(loss):
-        raise ValueError(_not_finite("loss", loss, run, batch))
+        raise ValueError(_not_finite("loss", loss, run, batches[0]))
     if not 0 <= grad_norm < math.inf:  # DeepSpeed may call a norm that is none -1
-        raise ValueError(_not_finite("norm of the gradients", grad_norm, run, batch))
+        raise ValueError(_not_finite("norm of the gradients", grad_norm, run, batches[0]))
     return StepResult(output, logit_scale, grad_norm, rate)
 
 
@@ -378,7 +412,8 @@ def _after(position: Position, steps_per_epoch: int) -> Position:
     return Position(position.epoch + 1, 0)
 
 
-def _seed_draws(seed: int, device: torch.device) -> None:
+def _seed_draws(seed: int, micro_batch: int, device: torch.device) -> None:
+    seed = (seed + micro_batch * 0xD1B54A32D192ED03) % 2**63
     # Not torch.manual_seed: where CUDA is unused, it queues a call for it, a little more each step.
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":

@@ -9,11 +9,14 @@ import torch
 from PIL import Image
 
 from hnpretrain.data.loader import DataSettings, Loader, Position, make_plan
+from hnpretrain.data.texts import TextLayout
 from hnpretrain.shards.index import read_index
 from hnpretrain.shards.schema import Caption, Negative, Sample
 from tests.support.datasets import photo_samples, tile, write_dataset
 
 LENGTH = 6
+END = 10**9
+PADDED = TextLayout("padded")
 
 
 def transform(image: Image.Image) -> torch.Tensor:
@@ -26,6 +29,7 @@ def tokenize(texts: list[str]) -> torch.Tensor:
     rows = torch.zeros(len(texts), LENGTH, dtype=torch.int64)
     for row, text in zip(rows, texts, strict=True):
         row[0] = sum(ord(c) * (i + 1) for i, c in enumerate(text))
+        row[1] = END
     return rows
 
 
@@ -38,24 +42,37 @@ def folder(tmp_path_factory):
 
 def loader(folder, rank=0, world_size=1, **settings):
     fields = {"negatives": 2, "streams": 4, "block_size": 6, "workers": 0, **settings}
+    layout, micro_batches = fields.pop("layout", PADDED), fields.pop("micro_batches", 1)
     data = DataSettings(shards=str(folder), **fields)
     index = read_index(str(folder))
     plan = make_plan(data, index, batch_size=8, seed=5, world_size=world_size)
-    return Loader(data, index, plan, transform, tokenize, rank, world_size)
+    return Loader(data, index, plan, transform, tokenize, layout, rank, world_size, micro_batches)
 
 
 def batches(the_loader, start=Position(), epochs=2):  # noqa: B008
-    return list(the_loader.batches(start, epochs))
+    """Of loaders whose steps have one batch."""
+    return [
+        (position, batch, rejects)
+        for position, (batch,), rejects in the_loader.batches(start, epochs)
+    ]
 
 
 def same(a, b):
     return (
         a.keys == b.keys
         and torch.equal(a.image_BCHW, b.image_BCHW)
-        and torch.equal(a.text_BL, b.text_BL)
-        and torch.equal(a.negative_BKL, b.negative_BKL)
+        and all(
+            torch.equal(x, getattr(b.texts, name))
+            for name, x in vars(a.texts).items()
+            if x is not None
+        )
         and torch.equal(a.negative_mask_BK, b.negative_mask_BK)
     )
+
+
+def texts_of(batch):
+    """(B, 1 + K, L) of padded rows; captions where there is no negative."""
+    return batch.texts.token_NL[batch.texts.place_BC]
 
 
 def test_every_sample_once_an_epoch(folder):
@@ -64,10 +81,11 @@ def test_every_sample_once_an_epoch(folder):
         assert len(keys) == len(set(keys)) == 96
 
 
-def test_workers_do_not_change_batches(folder):
-    alone = batches(loader(folder, workers=0))
+@pytest.mark.parametrize("layout", [PADDED, TextLayout("trees")])
+def test_workers_do_not_change_batches(folder, layout):
+    alone = batches(loader(folder, workers=0, layout=layout))
     for workers in (1, 3, 9):
-        shared = batches(loader(folder, workers=workers))
+        shared = batches(loader(folder, workers=workers, layout=layout))
         assert len(alone) == len(shared)
         for (position_a, a, _), (position_b, b, _) in zip(alone, shared, strict=True):
             assert position_a == position_b
@@ -110,7 +128,7 @@ def test_resuming_reads_one_block_a_stream(folder, monkeypatch):
         "__call__",
         lambda self, raw, epoch: decoded.append(raw.key) or decode(self, raw, epoch),
     )
-    _, batch, _ = next(the_loader.batches(Position(1, 8), 2))
+    _, (batch,), _ = next(the_loader.batches(Position(1, 8), 2))
     assert sorted(decoded) == sorted(batch.keys)
     assert sum(path.endswith(".tar") for path, *_ in reads) <= 8  # a block may touch two shards
 
@@ -121,15 +139,16 @@ def test_negatives_do_not_change_images_and_captions(folder):
     for (_, a, _), (_, b, _) in zip(with_negatives, without, strict=True):
         assert a.keys == b.keys
         assert torch.equal(a.image_BCHW, b.image_BCHW)
-        assert torch.equal(a.text_BL, b.text_BL)
-        assert b.negative_BKL.shape == (8, 0, LENGTH)
+        assert torch.equal(texts_of(a)[:, :1], texts_of(b))
+        assert b.negative_mask_BK.shape == (8, 0)
 
 
 def test_captions_and_augmentation_change_with_the_epoch(folder):
     rows = {}
     for position, batch, _ in batches(loader(folder)):
-        for key, image, text in zip(batch.keys, batch.image_BCHW, batch.text_BL, strict=True):
-            rows[position.epoch, key] = (image.sum().item(), text[0].item())
+        texts = texts_of(batch)[:, 0, 0]
+        for key, image, text in zip(batch.keys, batch.image_BCHW, texts, strict=True):
+            rows[position.epoch, key] = (image.sum().item(), text.item())
     both = [key for epoch, key in rows if epoch == 0 and (1, key) in rows]
     assert len(both) > 80
     assert all(rows[0, key][0] != rows[1, key][0] for key in both)
@@ -138,10 +157,28 @@ def test_captions_and_augmentation_change_with_the_epoch(folder):
 
 
 def test_more_negatives_than_stored_are_masked(folder):
-    _, batch, _ = next(loader(folder, negatives=5).batches(Position(), 1))
+    _, (batch,), _ = next(loader(folder, negatives=5).batches(Position(), 1))
     assert batch.negative_mask_BK.tolist() == [[True, True, False, False, False]] * 8
-    assert (batch.negative_BKL[:, 2:] == 0).all()
-    assert (batch.negative_BKL[:, :2, 0] != 0).all()
+    assert len(batch.texts.token_NL) == 8 * 3
+    assert (texts_of(batch)[:, 3:] == texts_of(batch)[:, :1]).all()
+    assert (texts_of(batch)[:, 1:3, 0] != texts_of(batch)[:, :1, 0]).all()
+
+
+def test_micro_batches_split_a_step_in_order(folder):
+    layout = TextLayout("trees")
+    for whole, (_, parts, _) in zip(
+        batches(loader(folder)),
+        loader(folder, workers=2, layout=layout, micro_batches=4).batches(Position(), 2),
+        strict=True,
+    ):
+        _, batch, _ = whole
+        assert [len(part.keys) for part in parts] == [2, 2, 2, 2]
+        assert sum((part.keys for part in parts), ()) == batch.keys
+        assert torch.equal(torch.cat([part.image_BCHW for part in parts]), batch.image_BCHW)
+        ends = [part.texts.token_RL.gather(1, part.texts.query_RQ).flatten() for part in parts]
+        assert all(
+            (end[part.texts.place_BC] == END).all() for part, end in zip(parts, ends, strict=True)
+        )
 
 
 @pytest.mark.parametrize("negatives", [1, 2, 3])
@@ -160,10 +197,9 @@ def test_negatives_that_differ_past_the_tokenizer_s_cut_are_not_given(tmp_path, 
     the_loader._decoder = replace(the_loader._decoder, tokenizer=cut)
     for _, batch, _ in batches(the_loader, epochs=1):
         assert (batch.negative_mask_BK.sum(1) == min(negatives, 2)).all()
-        for text, rows, mask in zip(
-            batch.text_BL, batch.negative_BKL, batch.negative_mask_BK, strict=True
-        ):
-            assert not any(torch.equal(row, text) for row in rows[mask])
+        for (text, *rows), mask in zip(texts_of(batch), batch.negative_mask_BK, strict=True):
+            there = [row for row, valid in zip(rows, mask, strict=True) if valid]
+            assert not any(torch.equal(row, text) for row in there)
 
 
 def broken(sample: Sample, image: bytes) -> Sample:

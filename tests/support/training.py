@@ -36,7 +36,8 @@ def clean_environment() -> dict[str, str]:
 
 def write_recipe(path: Path, shards: Path, **settings: Any) -> Path:
     """A training config of a model that takes milliseconds a step."""
-    lines = [f"{key}: {value}" for key, value in {"log_every": 1, **settings}.items()]
+    fields = {"log_every": 1, "micro_batches": 1, **settings}
+    lines = [f"{key}: {value}" for key, value in fields.items()]
     data = f"data: {{shards: '{shards}', negatives: 2, workers: 1, block_size: 8}}"
     optimizer = "optimizer: {lr: 1.0e-3, warmup_steps: 2}"
     path.write_text("\n".join([*lines, data, optimizer, TINY_MODEL]))

@@ -5,10 +5,12 @@ import json
 import pytest
 import torch
 
+from hnpretrain.data.texts import TextLayout
 from hnpretrain.losses.objectives import OBJECTIVES
 from hnpretrain.models import ModelSettings, build
-from hnpretrain.models.parts import PartsRecorder, word_mask
+from hnpretrain.models.parts import PatchRecorder
 from hnpretrain.models.store import latest_checkpoint
+from hnpretrain.models.texts import TextEncoder
 from tests.support.datasets import tile, write_dataset
 from tests.support.training import kill_after, loss_lines, start, train, train_here, write_recipe
 
@@ -90,12 +92,18 @@ def test_patches_and_words_are_what_the_towers_pool():
         )
     )
     model = loaded.model.eval()
-    recorder = PartsRecorder(model)
+    recorder = PatchRecorder(model)
     tokens = loaded.tokenizer(["a red car", "", "a small dog on a large bench"])
+    texts = TextLayout("trees", words=True).lay_out(
+        tokens[:, None], torch.ones(3, 1, dtype=torch.bool)
+    )
+    features, words = TextEncoder(model).with_words(texts)
     text = model.encode_text(tokens, normalize=True)
-    words, mask = recorder.words(), word_mask(tokens)
-    assert mask.sum(1).tolist() == [4, 1, 8]
-    ends = words[torch.arange(3), tokens.argmax(1)]
+    torch.testing.assert_close(features[:, 0], text)
+    counts = texts.word_mask_BCW.sum(dim=-1)[:, 0]
+    assert counts.tolist() == [4, 1, 8]
+    # The start token is none of the words, so the last word's place is their number.
+    ends = words[torch.arange(3), 0, counts]
     torch.testing.assert_close(torch.nn.functional.normalize(ends, dim=-1), text)
     model.encode_image(torch.zeros(2, 3, 32, 32))
     assert recorder.patches().shape == (2, 4, 16)
@@ -104,4 +112,4 @@ def test_patches_and_words_are_what_the_towers_pool():
 def test_parts_need_towers_that_have_them():
     loaded = build(ModelSettings(arch="RN50"))
     with pytest.raises(ValueError, match="features of patches need a ViT"):
-        PartsRecorder(loaded.model)
+        PatchRecorder(loaded.model)

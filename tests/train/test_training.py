@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from hnpretrain.models import load
+from hnpretrain.models import export, load
 from hnpretrain.train.log import read_log
 from tests.support.datasets import tile, write_dataset
 from tests.support.training import loss_lines, train_here, write_recipe
@@ -37,7 +37,7 @@ def test_the_loss_falls_and_the_log_tells_it(tmp_path, shards, capsys):
 
 
 def test_no_zero_and_zero_agree(tmp_path, shards):
-    runs = [tmp_path / f"zero{stage}" for stage in (0, 1, 2)]
+    runs = [tmp_path / f"zero{stage}" for stage in (0, 1, 2, 3)]
     path = recipe(tmp_path, shards)
     for stage, run in enumerate(runs):
         train_here(path, f"output={run}", f"zero_stage={stage}", "optimizer.max_grad_norm=0.5")
@@ -65,7 +65,7 @@ def test_bf16_stays_close_to_fp32(tmp_path, shards):
     }
 
 
-@pytest.mark.parametrize("zero_stage", [0, 1])
+@pytest.mark.parametrize("zero_stage", [0, 1, 3])
 def test_the_logit_scale_is_brought_back_to_100(tmp_path, shards, zero_stage):
     """Also in the copy of the weights that ZeRO steps on, else the next step would undo it."""
     train_here(
@@ -79,6 +79,24 @@ def test_the_logit_scale_is_brought_back_to_100(tmp_path, shards, zero_stage):
     assert first > 400
     assert all(90 < scale < 100.01 for scale in others)
     assert others[-1] < 100  # and it can move down from there
+
+
+def test_a_checkpoint_in_parts_is_a_model(tmp_path, shards):
+    """The weights that ZeRO 3 has cut are in it in one piece, and in what is exported from it."""
+    path = recipe(tmp_path, shards, epochs=1)
+    runs = [tmp_path / f"zero{stage}" for stage in (0, 3)]
+    for stage, run in zip((0, 3), runs, strict=True):
+        train_here(path, f"output={run}", f"zero_stage={stage}", "optimizer.max_grad_norm=0.5")
+    export(str(runs[1]), str(tmp_path / "out"))
+    whole, cut, exported = (
+        load(str(folder)).model.state_dict() for folder in (*runs, tmp_path / "out")
+    )
+    assert exported.keys() == cut.keys() == whole.keys()
+    for name, tensor in whole.items():
+        torch.testing.assert_close(cut[name], tensor, rtol=1e-4, atol=1e-5)
+        assert torch.equal(exported[name], cut[name])
+    mode = (tmp_path / "out/open_clip_model.safetensors").stat().st_mode
+    assert mode == (tmp_path / "out/open_clip_config.json").stat().st_mode
 
 
 def test_locked_towers_do_not_move(tmp_path, shards):
@@ -119,7 +137,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_keys(tmp_path, shards, monkeyp
         train_here(recipe(tmp_path, shards), f"output={tmp_path}/run")
 
 
-@pytest.mark.parametrize("zero_stage", [0, 1, 2])
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_a_gradient_that_is_not_finite_stops_before_anything_is_saved(
     tmp_path, shards, monkeypatch, zero_stage
 ):
@@ -162,7 +180,7 @@ def test_broken_samples_are_named_in_the_log_and_stop_the_run(tmp_path):
         ("batch_size=64", "40 samples do not fill one global batch of 64"),
         ("data.streams=3", "streams=3 must divide the global batch_size=8"),
         ("precision=fp8", "precision='fp8' is not one of fp32, bf16"),
-        ("zero_stage=3", "zero_stage=3 is not one of 0, 1, 2"),
+        ("zero_stage=4", "zero_stage=4 is not one of 0, 1, 2, 3"),
         ("loss.scope=globl", "did you mean 'global'"),
         ("loss.objective=ce-clip", "did you mean 'ceclip'"),
         ("loss.weights.rnk=0.2", "did you mean 'rank'"),
@@ -177,10 +195,12 @@ def test_wrong_settings(tmp_path, shards, override, message):
 
 
 def test_the_resolved_config_is_kept(tmp_path, shards):
-    train_here(recipe(tmp_path, shards, epochs=1), f"output={tmp_path}/run", "seed=3")
+    path = recipe(tmp_path, shards, epochs=1, micro_batches=0)
+    train_here(path, f"output={tmp_path}/run", "seed=3")
     text = (tmp_path / "run/config.yaml").read_text()
     assert "seed: 3\n" in text
     assert "streams: 8\n" in text  # chosen, since the recipe gives none
+    assert "micro_batches: 1\n" in text  # likewise
     last = json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[-1])
     assert last == {"event": "checkpoint", "global_step": 5}
 

@@ -1,0 +1,106 @@
+"""`hnpretrain plan`: what it tells is what a training then does."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from hnpretrain import config
+from hnpretrain.train import plan
+from hnpretrain.train.plan import foresee
+from hnpretrain.train.settings import TrainSettings
+from tests.support.datasets import tile, write_dataset
+from tests.support.training import clean_environment, loss_lines, train_here, write_recipe
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    write_dataset(folder, (tile(i) for i in range(40)), per_shard=17)
+    return folder
+
+
+@pytest.fixture
+def recipe(tmp_path, shards):
+    path = tmp_path / "recipe.yaml"
+    return write_recipe(path, shards, batch_size=8, epochs=2, micro_batches=0)
+
+
+def foreseen(recipe, *overrides, ranks=1):
+    return foresee(config.load(TrainSettings, recipe, overrides), ranks)
+
+
+def test_it_tells_what_the_training_does(tmp_path, recipe):
+    train_here(recipe, f"output={tmp_path}/run")
+    told = foreseen(recipe, f"output={tmp_path}/run")
+    assert told["data"]["total_steps"] == len(loss_lines(tmp_path / "run")) == 10
+    resolved = config.load(TrainSettings, tmp_path / "run/config.yaml")
+    assert told["settings"] == config.to_dict(resolved)
+    assert told["changed"]["epochs"] == 2
+    assert "seed" not in told["changed"]
+
+
+def test_texts_and_parameters(recipe):
+    told = foreseen(recipe, "model.lock_image=true")
+    texts = told["texts"]
+    assert texts["layout"] == "trees"
+    assert texts["texts_a_sample"] == 3
+    assert texts["tokens_a_sample"] < texts["padded_tokens_a_sample"] / 2
+    assert texts["padded_tokens_a_sample"] == 3 * 16
+    padded = foreseen(recipe, "model.text_layout=padded")["texts"]
+    assert padded["tokens_a_sample"] == padded["padded_tokens_a_sample"]
+    model = told["model"]
+    assert model["parameters"] - model["trained"] == model["image_tower"] > 0
+
+
+def test_ranks_share_the_batch(recipe):
+    told = foreseen(recipe, "zero_stage=2", ranks=4)
+    assert told["data"]["batch_size_of_a_rank"] == 2
+    alone = foreseen(recipe, "zero_stage=2")
+    assert told["memory"]["parts"]["optimizer"] < alone["memory"]["parts"]["optimizer"] / 3
+    with pytest.raises(ValueError, match="must be a multiple of the 3 ranks"):
+        foreseen(recipe, ranks=3)
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("data.shards=''", "set data.shards"),
+        ("micro_batches=3", "micro_batches=3 must divide the 8 samples"),
+        ("batch_size=64", "40 samples do not fill one global batch of 64"),
+    ],
+)
+def test_it_refuses_what_the_training_would(recipe, override, message):
+    with pytest.raises(ValueError, match=message):
+        foreseen(recipe, override)
+
+
+def test_it_says_what_does_not_fit(recipe, monkeypatch, capsys):
+    monkeypatch.setattr("hnpretrain.train.machine.budget", lambda *_: 10**6)
+    plan.show(foreseen(recipe))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "micro-batches 8, of 1 samples" in shown
+    assert "is estimated to take" in shown
+
+
+def test_the_command_needs_neither_deepspeed_nor_a_group(tmp_path, recipe):
+    arguments = ["hnpretrain", "plan", str(recipe), "seed=3", "--json", f"{tmp_path}/plan.json"]
+    code = (
+        f"import sys; sys.argv = {arguments}\n"
+        "from hnpretrain import cli\n"
+        "cli.app(standalone_mode=False)\n"
+        "import torch.distributed\n"
+        "assert 'deepspeed' not in sys.modules\n"
+        "assert not torch.distributed.is_initialized()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=clean_environment(),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "10: 2 epochs of 5, of 8 samples" in done.stdout
+    assert json.loads((tmp_path / "plan.json").read_text())["settings"]["seed"] == 3
