@@ -61,8 +61,10 @@ def agree(recipe, one, other, *overrides):
     """Whether two runs were one training but for rounding: their weights, and what they told."""
     assert apart(recipe, one, other, *overrides) < 2e-5
     for a, b in zip(loss_lines(one), loss_lines(other), strict=True):
-        for name in ("loss", "grad_norm", "logit_scale", "negative_margin"):
+        for name in ("loss", "grad_norm", "logit_scale"):
             assert a[name] == pytest.approx(b[name], rel=1e-5)
+        # A difference of cosines, which may be nearly equal: it has their rounding.
+        assert a["negative_margin"] == pytest.approx(b["negative_margin"], abs=1e-6)
 
 
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
