@@ -19,6 +19,7 @@ ALLOWED = {
         "hnpretrain.data",
         "hnpretrain.losses",
         "hnpretrain.models",
+        "hnpretrain.shards",
         "hnpretrain.train",
     },
     "hnpretrain.worlds": {"hnpretrain.config", "hnpretrain.shards"},

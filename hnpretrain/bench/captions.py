@@ -9,7 +9,8 @@ import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+
+from hnpretrain.shards import storage
 
 CaptionRows = list[list[str]]
 """Of each sample a caption, then its negatives."""
@@ -60,19 +61,34 @@ class Captions:
 
 
 def read_captions(path: str) -> Captions:
-    """The captions in a COCO captions json, which may be gzipped.
+    """The captions in a COCO captions json.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    images = [
+        [caption.lower().split() for caption in captions]
+        for captions in read_coco_captions(path).values()
+    ]
+    return Captions(images, [word for image in images for words in image for word in words])
+
+
+def read_coco_captions(path: str) -> dict[int, list[str]]:
+    """Of each image, by its id, the captions in a COCO captions json, which may be gzipped.
+
+    Runs of white space become single spaces; captions of nothing else are left out.
 
     Raises:
         ValueError: it is no such file.
     """
     try:
-        data = Path(path).read_bytes()
+        data = storage.read_bytes(path)
         fields = json.loads(gzip.decompress(data) if path.endswith(".gz") else data)
-        images: dict[int, list[list[str]]] = defaultdict(list)
+        captions: dict[int, list[str]] = defaultdict(list)
         for annotation in fields["annotations"]:
-            if words := annotation["caption"].lower().split():
-                images[annotation["image_id"]].append(words)
-        if not images:
+            if caption := " ".join(annotation["caption"].split()):
+                captions[int(annotation["image_id"])].append(caption)
+        if not captions:
             raise ValueError("it holds no caption")
     except (
         OSError,
@@ -84,5 +100,4 @@ def read_captions(path: str) -> Captions:
         ValueError,
     ) as error:
         raise ValueError(f"{path!r} is no COCO captions json: {error!r}") from error
-    captions = list(images.values())
-    return Captions(captions, [word for image in captions for words in image for word in words])
+    return dict(captions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,9 +57,7 @@ def loss(
             raise typer.BadParameter(f"--batch {case.B} is no multiple of --ranks {case.ranks}")
         if device == "cuda" and case.ranks > torch.cuda.device_count():
             raise typer.BadParameter(f"--ranks {case.ranks}: one GPU each, and there are fewer")
-    rows = compare(cases)
-    print_loss(rows)
-    _write(rows, json_file)
+    _show(compare(cases), print_loss, json_file)
 
 
 def text(
@@ -100,9 +98,7 @@ def text(
     ]
     if compiled and (obstacle := obstacle_to_compilation(device)):
         typer.echo(f"nothing is compiled: {obstacle}", err=True)
-    rows = compare(cases, read_captions(captions))
-    print_text(rows)
-    _write(rows, json_file)
+    _show(compare(cases, read_captions(captions)), print_text, json_file)
 
 
 def step(
@@ -149,9 +145,7 @@ def step(
             raise typer.BadParameter(
                 f"--batch {case.B} is no multiple of --micro-batches {micro_batches}"
             )
-    rows = compare(cases, read_captions(captions), check_steps)
-    print_step(rows)
-    _write(rows, json_file)
+    _show(compare(cases, read_captions(captions), check_steps), print_step, json_file)
 
 
 def _device(name: str) -> str:
@@ -193,6 +187,15 @@ def _numbers(option: str, text: str, least: int = 1) -> list[int]:
     return numbers
 
 
-def _write(rows: Sequence[Mapping[str, Any]], json_file: str) -> None:
+def _show(
+    found: Iterable[Sequence[Mapping[str, Any]]],
+    show: Callable[[Sequence[Mapping[str, Any]]], None],
+    json_file: str,
+) -> None:
+    """Shows the rows of each case once they are there; then writes them all."""
+    rows: list[Mapping[str, Any]] = []
+    for of_case in found:
+        show(of_case)
+        rows += of_case
     if json_file:
         Path(json_file).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

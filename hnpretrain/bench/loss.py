@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -63,9 +63,9 @@ class Case:
     repeats: int
 
 
-def compare(cases: Sequence[Case]) -> list[dict[str, Any]]:
-    """The rows of the table; peers that do not fit into memory are told with no figures."""
-    return [row for case in cases for row in _compare(case)]
+def compare(cases: Sequence[Case]) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each case; peers that do not fit into memory are told with no figures."""
+    return map(_compare, cases)
 
 
 def _compare(case: Case) -> list[dict[str, Any]]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ Columns = Mapping[str, Callable[[Row], str]]
 
 
 def print_loss(rows: Sequence[Row]) -> None:
-    """One table a case; the ratio is the fastest of ours to the row's own time."""
+    """The table of a case; the ratio is the fastest of ours to the row's own time."""
     columns: Columns = {
         "ms": lambda row: f"{1e3 * row['seconds']:,.1f}",
         "ours/it": _ratio,
@@ -25,67 +24,50 @@ def print_loss(rows: Sequence[Row]) -> None:
         "loss err": lambda row: f"{row['loss_error']:.0e}",
         "grad err": lambda row: f"{row['gradient_error']:.0e}",
     }
-    console = Console()
-    for title, group in _by_case(rows, ("B", "D", "K", "dtype", "ranks", "device")):
-        console.print(_table(title, "loss", columns, group))
-    console.print(rows[0]["machine"], style="dim")
+    _print("loss", ("B", "D", "K", "dtype", "ranks", "device"), columns, rows)
 
 
 def print_text(rows: Sequence[Row]) -> None:
-    """One table a case, and how long its texts took to lay out; the ratio is as above."""
+    """The table of a case, and how long its texts took to lay out; the ratio is as above."""
     columns: Columns = {
         "tokens": lambda row: f"{row['tokens']:,}",
-        "ms": lambda row: f"{1e3 * row['seconds']:,.0f}",
-        "ours/it": _ratio,
-        "samples/s": lambda row: f"{row['samples_per_second']:,.1f}",
-        "MiB": _mebibytes,
+        **_TIMES,
         "feat err": lambda row: f"{row['feature_error']:.0e}",
         "grad err": lambda row: f"{row['gradient_error']:.0e}",
     }
-    console = Console()
-    for title, group in _by_case(rows, ("arch", "B", "K", "dtype", "device")):
-        console.print(_table(title, "text tower", columns, group))
-        seconds = {row["layout"]: row["layout_seconds"] for row in group}
-        times = [f"{kind} {1e3 * x:.1f} ms" for kind, x in seconds.items() if x is not None]
-        console.print(f"laying texts out: {', '.join(times)}")
-    console.print(rows[0]["machine"], style="dim")
+    seconds = {row["layout"]: row["layout_seconds"] for row in rows}
+    times = [f"{kind} {1e3 * x:.1f} ms" for kind, x in seconds.items() if x is not None]
+    notes = [f"laying texts out: {', '.join(times)}"]
+    _print("text tower", ("arch", "B", "K", "dtype", "device"), columns, rows, notes)
 
 
 def print_step(rows: Sequence[Row]) -> None:
-    """One table a case, and how far the losses of its trainings are apart, where that was asked."""
-    columns: Columns = {
-        "text tokens": lambda row: f"{row['text_tokens']:,}",
-        "ms": lambda row: f"{1e3 * row['seconds']:,.0f}",
-        "ours/it": _ratio,
-        "samples/s": lambda row: f"{row['samples_per_second']:,.1f}",
-        "MiB": _mebibytes,
-    }
-    console = Console()
-    for title, group in _by_case(rows, ("arch", "B", "K", "dtype", "device", "micro_batches")):
-        console.print(_table(title, "training step", columns, group))
-        for row in group:
-            if "check_steps" in row:
-                console.print(
-                    f"{row['check_steps']} steps, beside padded rows: losses differ by at most "
-                    f"{row['loss_difference']:.0e} of their value"
-                )
-    console.print(rows[0]["machine"], style="dim")
+    """The table of a case, and how far the losses of trainings are apart, where that was asked."""
+    columns: Columns = {"text tokens": lambda row: f"{row['text_tokens']:,}", **_TIMES}
+    notes = [
+        f"{row['check_steps']} steps, beside padded rows: losses differ by at most "
+        f"{row['loss_difference']:.0e} of their value"
+        for row in rows
+        if "check_steps" in row
+    ]
+    fields = ("arch", "B", "K", "dtype", "device", "micro_batches")
+    _print("training step", fields, columns, rows, notes)
 
 
-def _by_case(rows: Sequence[Row], fields: Sequence[str]) -> Iterator[tuple[str, list[Row]]]:
-    """(title, rows) of each case, in order."""
-    for case, group in groupby(rows, key=lambda row: [row[field] for field in fields]):
-        named = zip(fields, case, strict=True)
-        yield ", ".join(f"{field}={_short(value)}" for field, value in named), list(group)
+def _print(
+    heading: str,
+    fields: Sequence[str],
+    columns: Columns,
+    rows: Sequence[Row],
+    notes: Sequence[str] = (),
+) -> None:
+    """A table with notes, and the machine below.
 
-
-def _short(value: Any) -> Any:
-    is_file = isinstance(value, str) and value.endswith(".json")
-    return Path(value).name if is_file else value
-
-
-def _table(title: str, heading: str, columns: Columns, rows: Sequence[Row]) -> Table:
-    table = Table(title=title, padding=0)
+    Args:
+        fields: what tells the case from others.
+    """
+    case = ", ".join(f"{field}={_short(rows[0][field])}" for field in fields)
+    table = Table(title=case, padding=0)
     table.add_column(heading, min_width=max(len(row["case"]) for row in rows))
     for name in columns:
         table.add_column(name, justify="right")
@@ -94,7 +76,16 @@ def _table(title: str, heading: str, columns: Columns, rows: Sequence[Row]) -> T
             table.add_row(row["case"], "memory")
         else:
             table.add_row(row["case"], *(cell(row) for cell in columns.values()))
-    return table
+    console = Console()
+    console.print(table)
+    for note in notes:
+        console.print(note)
+    console.print(rows[0]["machine"], style="dim")
+
+
+def _short(value: Any) -> Any:
+    is_file = isinstance(value, str) and value.endswith(".json")
+    return Path(value).name if is_file else value
 
 
 def _ratio(row: Row) -> str:
@@ -103,3 +94,11 @@ def _ratio(row: Row) -> str:
 
 def _mebibytes(row: Row) -> str:
     return f"{row['peak_bytes'] / 2**20:,.0f}"
+
+
+_TIMES: Columns = {
+    "ms": lambda row: f"{1e3 * row['seconds']:,.0f}",
+    "ours/it": _ratio,
+    "samples/s": lambda row: f"{row['samples_per_second']:,.1f}",
+    "MiB": _mebibytes,
+}

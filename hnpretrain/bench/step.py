@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -78,32 +78,28 @@ class Case:
         )
 
 
-def compare(cases: Sequence[Case], captions: Captions, check_steps: int) -> list[dict[str, Any]]:
-    """The rows of the table.
+def compare(
+    cases: Sequence[Case], captions: Captions, check_steps: int
+) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each case.
 
     Args:
         check_steps: of the trainings whose losses are compared; 0 compares none.
 
     Raises:
-        ValueError: captions or architecture do not do.
+        ValueError: there are too few captions, before anything is measured; or an architecture
+            does not do.
     """
-    # One batch for the steps that are timed, or one a step that is checked; what is refused is
-    # refused before anything is measured.
+    # One batch for the steps that are timed, or one a step that is checked.
     drawn = [
         [captions.draw(case.B, case.K, seed) for seed in range(max(1, check_steps))]
         for case in cases
     ]
-    rows = []
-    for case, batches in zip(cases, drawn, strict=True):
-        ours, *others = _compare(case, batches[0])
-        if check_steps:
-            difference = _loss_difference(case, batches)
-            ours |= {"check_steps": check_steps, "loss_difference": difference}
-        rows += [ours, *others]
-    return rows
+    return map(partial(_compare, check_steps=check_steps), cases, drawn)
 
 
-def _compare(case: Case, captions: CaptionRows) -> list[dict[str, Any]]:
+def _compare(case: Case, batches: Sequence[CaptionRows], check_steps: int) -> list[dict[str, Any]]:
+    captions = batches[0]
     measured: dict[str, dict[str, Any]] = in_processes(_measure, case, captions, device=case.device)
     seconds = {name: values["seconds"] for name, values in measured.items()}
     rows = []
@@ -118,6 +114,9 @@ def _compare(case: Case, captions: CaptionRows) -> list[dict[str, Any]]:
             "machine": machine(case.device),
         }
         rows.append(row)
+    if check_steps:
+        difference = _loss_difference(case, batches)
+        rows[0] |= {"check_steps": check_steps, "loss_difference": difference}
     return rows
 
 
@@ -147,7 +146,7 @@ def _measure(case: Case, captions: CaptionRows) -> dict[str, dict[str, Any]]:
 def _peak_of(case: Case, captions: CaptionRows, name: str) -> int:
     """Bytes that a step of the trainer adds to weights and the optimizer's state at its peak."""
     with process_group() as place:
-        step = _steps(case, captions, place)[name]
+        step = _steps(case, captions, place, only=name)[name]
         step()
         step.trainer.model.zero_grad()
         return added_at_peak(step, case.device)
@@ -185,14 +184,17 @@ class _Step:
         return sum(batch.texts.tokens for batch in self.batches)
 
 
-def _steps(case: Case, captions: CaptionRows, place: Place) -> dict[str, _Step]:
-    """By trainer: all with equal weights and the same samples."""
+def _steps(
+    case: Case, captions: CaptionRows, place: Place, only: str | None = None
+) -> dict[str, _Step]:
+    """By trainer: all with equal weights and the same samples; or that of one trainer only."""
     loaded = _build(case)
     chunk = _chunk(loaded, captions, seed=0)
     rate = case.settings().optimizer.lr
     return {
-        name: _step(case, trainer, chunk, rate, place)
-        for name, trainer in _trainers(case, loaded.model, place).items()
+        name: _step(case, make(), chunk, rate, place)
+        for name, make in _makers(case, loaded.model, place).items()
+        if only in (None, name)
     }
 
 
@@ -220,18 +222,16 @@ def _chunk(loaded: LoadedModel, captions: CaptionRows, seed: int) -> Chunk:
     )
 
 
-def _trainers(case: Case, model: open_clip.CLIP, place: Place) -> dict[str, Trainer]:
-    """Ours, then open_clip's, which both train one copy of the model: it takes half the memory."""
+def _makers(case: Case, model: open_clip.CLIP, place: Place) -> dict[str, Callable[[], Trainer]]:
+    """What makes each trainer: ours, then open_clip's, which share a copy of the model."""
     theirs = copy.deepcopy(model).to(place.device)
-    optimizer = open_clip_optimizer(theirs)
-    ours = our_trainer(model, case.settings(), place)
-    without = open_clip_trainer(theirs, optimizer, clip_loss(), False, case.dtype)
+    open_clips = partial(open_clip_trainer, theirs, open_clip_optimizer(theirs), dtype=case.dtype)
+    ours = partial(our_trainer, model, case.settings(), place)
+    without = partial(open_clips, loss=clip_loss(), negatives=False)
     if not case.K:
         return {"ours, no negatives": ours, "open_clip, no negatives": without}
     return {
         "ours, K negatives": ours,
         "open_clip, no negatives": without,
-        "open_clip, K negatives": open_clip_trainer(
-            theirs, optimizer, negclip_loss(), True, case.dtype
-        ),
+        "open_clip, K negatives": partial(open_clips, loss=negclip_loss(), negatives=True),
     }

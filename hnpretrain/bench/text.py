@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -63,15 +63,15 @@ class Case:
     with_compiled: bool
 
 
-def compare(cases: Sequence[Case], captions: Captions) -> list[dict[str, Any]]:
-    """The rows of the table.
+def compare(cases: Sequence[Case], captions: Captions) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each case.
 
     Raises:
-        ValueError: captions or architecture do not do.
+        ValueError: there are too few captions, before anything is measured; or an architecture
+            does not do.
     """
-    # What is refused is refused before anything is measured.
     drawn = [captions.draw(case.B, case.K, seed=0) for case in cases]
-    return [row for case, rows in zip(cases, drawn, strict=True) for row in _compare(case, rows)]
+    return map(_compare, cases, drawn)
 
 
 def _compare(case: Case, captions: CaptionRows) -> list[dict[str, Any]]:

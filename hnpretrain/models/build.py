@@ -22,8 +22,9 @@ import open_clip
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 
 from hnpretrain.config import nearest, require_one_of
+from hnpretrain.data.samples import Tokenizer
 from hnpretrain.models.texts import LAYOUTS
-from hnpretrain.models.tokenizer import Tokenizer, fast_tokenizer
+from hnpretrain.models.tokenizer import fast_tokenizer
 
 # What open_clip raises for a config or weights that do not fit, and what transformers raises for a
 # tokenizer or a text tower that it cannot find or read.

@@ -24,7 +24,7 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer, canonicalize_text, get_clean_fn
 from tokenizers.models import BPE
 
-Tokenizer = Callable[[list[str]], torch.Tensor]
+from hnpretrain.data.samples import Tokenizer
 
 _END_OF_WORD = "</w>"
 # Some 15 MB. The captions of COCO val2017 have 10,000 chunks; those of web pages have no end.
@@ -91,19 +91,13 @@ class FastTokenizer:
 
     Attributes:
         context_length: L, the length of each row.
-        sot_token_id: the id at the start of each row.
-        eot_token_id: the id after a text's ids; the last of a row whose text had to be cut.
-        vocab_size: the number of ids, specials included.
     """
 
     def __init__(self, tokenizer: SimpleTokenizer) -> None:
         self.context_length: int = tokenizer.context_length
-        self.sot_token_id: int = tokenizer.sot_token_id
-        self.eot_token_id: int = tokenizer.eot_token_id
-        self.vocab_size: int = tokenizer.vocab_size
         self._original = tokenizer
-        self._start = _to_bytes([self.sot_token_id])
-        self._end = _to_bytes([self.eot_token_id])
+        self._start = _to_bytes([tokenizer.sot_token_id])
+        self._end = _to_bytes([tokenizer.eot_token_id])
         self._rest_of_cleaning = _REST_OF_CLEANING.get(tokenizer.clean_fn)
         self._specials = frozenset(_specials(tokenizer))
         self._bpe = BPE(
@@ -118,7 +112,10 @@ class FastTokenizer:
         return FastTokenizer, (self._original,)
 
     def __call__(self, texts: list[str] | str) -> torch.Tensor:
-        """n x L int64 ids of n texts (or of one), zeros after the end token."""
+        """n x L int64 ids of n texts (or of one), zeros after the end token.
+
+        A text that is too long is cut, and has its end token last.
+        """
         texts = [texts] if isinstance(texts, str) else texts
         rows = b"".join(map(self._row, texts))
         ids_nL = np.frombuffer(rows, np.int64).reshape(-1, self.context_length)

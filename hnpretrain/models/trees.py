@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from open_clip.transformer import ResidualAttentionBlock
 from torch import nn
-from torch.nn.functional import linear, normalize, scaled_dot_product_attention
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from hnpretrain.data.trees import TokenTrees
@@ -26,7 +26,7 @@ class TreeEncoder:
     of all words are asked for.
 
     Args:
-        tower: open_clip's CLIP or TextTransformer, for which `texts.obstacle` is None.
+        tower: open_clip's CLIP or TextTransformer, for which `texts.obstacle_to_trees` finds none.
         attention: of ATTENTIONS.
     """
 
@@ -36,13 +36,10 @@ class TreeEncoder:
 
     def __call__(self, trees: TokenTrees) -> torch.Tensor:
         """(B, C, D) features of unit norm; of texts that there are not, those of the first."""
-        x_RLD = self._embed(trees)
         *blocks, last = self._tower.transformer.resblocks
-        attend = self._attention(trees.until_RL)
-        for block in blocks:
-            x_RLD = self._run(block, x_RLD, attend)
-        of_ends = attend_by(_columns(visible(trees.until_RL), trees.query_RQ))
-        ends_RQD = self._run(last, x_RLD, of_ends, trees.query_RQ)
+        x_RLD = self._run_all(blocks, trees)
+        attend = attend_by(visible(trees.until_RL, trees.query_RQ))
+        ends_RQD = self._run(last, x_RLD, attend, trees.query_RQ)
         return self._pool(self._project(ends_RQD), trees)
 
     def with_words(self, trees: TokenTrees) -> tuple[torch.Tensor, torch.Tensor]:
@@ -51,19 +48,20 @@ class TreeEncoder:
         Args:
             trees: with `word_BCW`.
         """
-        x_RLD = self._embed(trees)
-        attend = self._attention(trees.until_RL)
-        for block in self._tower.transformer.resblocks:
-            x_RLD = self._run(block, x_RLD, attend)
-        x_RLD = self._project(x_RLD)
+        x_RLD = self._project(self._run_all(self._tower.transformer.resblocks, trees))
         features_BCD = self._pool(_columns(x_RLD, trees.query_RQ), trees)
         return features_BCD, x_RLD.flatten(0, 1)[trees.word_BCW]
 
-    def _embed(self, trees: TokenTrees) -> torch.Tensor:
+    def _run_all(self, blocks: Iterable[nn.Module], trees: TokenTrees) -> torch.Tensor:
+        """What the blocks make of the tokens."""
         tower = self._tower
         dtype = tower.transformer.get_cast_dtype()
         x_RLD = tower.token_embedding(trees.token_RL).to(dtype)
-        return x_RLD + tower.positional_embedding[trees.position_RL].to(dtype)
+        x_RLD = x_RLD + tower.positional_embedding[trees.position_RL].to(dtype)
+        attend = self._attention(trees.until_RL)
+        for block in blocks:
+            x_RLD = self._run(block, x_RLD, attend)
+        return x_RLD
 
     def _project(self, x: torch.Tensor) -> torch.Tensor:
         x = self._tower.ln_final(x)
@@ -74,7 +72,7 @@ class TreeEncoder:
 
     @staticmethod
     def _pool(ends_RQD: torch.Tensor, trees: TokenTrees) -> torch.Tensor:
-        return normalize(ends_RQD.flatten(0, 1)[trees.place_BC], dim=-1)
+        return F.normalize(ends_RQD.flatten(0, 1)[trees.place_BC], dim=-1)
 
     def _run(self, *arguments: Any) -> torch.Tensor:
         if self._tower.transformer.grad_checkpointing and torch.is_grad_enabled():
@@ -82,16 +80,21 @@ class TreeEncoder:
         return _block(*arguments)
 
 
-def visible(until_RL: torch.Tensor) -> torch.Tensor:
-    """(R, L, L) bool, True where query q may look at column k: k <= q < until[k]."""
+def visible(until_RL: torch.Tensor, query_RQ: torch.Tensor | None = None) -> torch.Tensor:
+    """(R, Q, L) bool, True where query q may look at column k: k <= q < until[k].
+
+    Args:
+        query_RQ: the columns that look; None for all (Q = L).
+    """
     column_L = torch.arange(until_RL.shape[1], device=until_RL.device)
-    return (column_L <= column_L[:, None]) & (column_L[:, None] < until_RL[:, None])
+    query_RQ1 = (column_L[None] if query_RQ is None else query_RQ)[..., None]
+    return (column_L <= query_RQ1) & (query_RQ1 < until_RL[:, None])
 
 
 def attend_by(mask_RQL: torch.Tensor) -> Attend:
     """torch's attention, where the mask is True."""
     mask_R1QL = mask_RQL[:, None]
-    return lambda q, k, v: scaled_dot_product_attention(q, k, v, attn_mask=mask_R1QL)
+    return lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=mask_R1QL)
 
 
 def _sdpa(until_RL: torch.Tensor) -> Attend:
@@ -131,12 +134,13 @@ def _block(
     attention: nn.MultiheadAttention = block.attn
     weight, bias = attention.in_proj_weight, attention.in_proj_bias
     normed = block.ln_1(x_RLD)
+    # Looked up at each call: ZeRO 3 puts a linear into F that keeps no whole weights for backward.
     if query_RQ is None:
-        q, k, v = linear(normed, weight, bias).chunk(3, dim=-1)
+        q, k, v = F.linear(normed, weight, bias).chunk(3, dim=-1)
     else:
         D = x_RLD.shape[2]
-        q = linear(_columns(normed, query_RQ), weight[:D], bias[:D])
-        k, v = linear(normed, weight[D:], bias[D:]).chunk(2, dim=-1)
+        q = F.linear(_columns(normed, query_RQ), weight[:D], bias[:D])
+        k, v = F.linear(normed, weight[D:], bias[D:]).chunk(2, dim=-1)
         x_RLD = _columns(x_RLD, query_RQ)
     q, k, v = (y.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for y in (q, k, v))
     attended = attend(q, k, v).transpose(1, 2).flatten(2)

@@ -38,7 +38,7 @@ def negatives(
     chosen = [load(NegativeSettings, None, [f"preset={n}", *(settings or [])]) for n in names]
     if not chosen:
         raise typer.BadParameter("--presets names none")
-    samples = bench.read_coco_captions(captions)
+    samples = bench.read_samples(captions)
     rows = bench.compare(samples[: images or None], chosen, seed)
     values = bench.as_json(rows, machine())
     print_rows(values)

@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import gzip
-import json
 import os
 import time
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hnpretrain.shards import storage
+from hnpretrain.bench.captions import read_coco_captions
 from shard_tools.bench.recipes import NegClip, Recipe, Tsvlc
 from shard_tools.bench.text_test import FOLDS, Pair, auc
 from shard_tools.negatives import (
@@ -31,7 +28,6 @@ from shard_tools.negatives import (
     frequency_counter,
     needs_frequencies,
 )
-from shard_tools.sources.base import clean_caption
 
 # Images that each maker takes in its turn: a second or so of work.
 _BLOCK = 250
@@ -79,31 +75,14 @@ class Row:
         }
 
 
-def read_coco_captions(path: str) -> list[CaptionedSample]:
+def read_samples(path: str) -> list[CaptionedSample]:
     """The images of a COCO captions json (also gzipped), by id, with their captions.
 
     Raises:
         ValueError: it is no such file.
     """
-    try:
-        data = storage.read_bytes(path)
-        fields = json.loads(gzip.decompress(data) if path.endswith(".gz") else data)
-        captions: dict[int, list[str]] = defaultdict(list)
-        for annotation in fields["annotations"]:
-            captions[annotation["image_id"]].append(clean_caption(annotation["caption"]))
-        if not captions:
-            raise ValueError("it holds no caption")
-    except (
-        OSError,
-        EOFError,
-        zlib.error,
-        LookupError,
-        TypeError,
-        AttributeError,
-        ValueError,
-    ) as error:
-        raise ValueError(f"{path!r} is no COCO captions json: {error!r}") from error
-    return [CaptionedSample(f"{key:012d}", tuple(texts)) for key, texts in sorted(captions.items())]
+    images = sorted(read_coco_captions(path).items())
+    return [CaptionedSample(f"{key:012d}", tuple(captions)) for key, captions in images]
 
 
 def compare(

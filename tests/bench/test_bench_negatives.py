@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shard_tools.bench.negatives import Row, read_coco_captions
+from shard_tools.bench.negatives import Row, read_samples
 from shard_tools.bench.recipes import NegClip, Tsvlc
 from shard_tools.bench.text_test import Pair
 from tests.negatives.photo_list import COCO_CAPTIONS
@@ -70,9 +70,7 @@ def test_the_rows_hold_what_others_check(result: tuple[str, list[dict[str, Any]]
 def test_all_saw_the_same_captions(result: tuple[str, list[dict[str, Any]]]) -> None:
     """Coverage is a share of one number of captions, so that it times it is a whole number."""
     _, rows = result
-    captions = sum(
-        len(sample.captions) for sample in read_coco_captions(str(COCO_CAPTIONS))[:IMAGES]
-    )
+    captions = sum(len(sample.captions) for sample in read_samples(str(COCO_CAPTIONS))[:IMAGES])
     for row in rows:
         for share in row["coverage"].values():
             assert share * captions == pytest.approx(round(share * captions))
@@ -108,7 +106,7 @@ def test_a_file_of_another_kind_is_named(tmp_path: Path, content: bytes) -> None
         path = tmp_path / name
         path.write_bytes(data)
         with pytest.raises(ValueError, match=rf"{name}' is no COCO captions json") as error:
-            read_coco_captions(str(path))
+            read_samples(str(path))
         assert "\n" not in str(error.value)
 
 
@@ -117,14 +115,14 @@ def test_a_cut_file_is_named(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "x.json.gz"
     path.write_bytes(gzip.compress(json.dumps({"annotations": []}).encode() * 99)[:cut])
     with pytest.raises(ValueError, match="is no COCO captions json"):
-        read_coco_captions(str(path))
+        read_samples(str(path))
 
 
 def test_captions_are_in_images_by_id(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     rows = [(7, "b\n c "), (3, "a"), (7, "d")]
     path.write_text(json.dumps({"annotations": [{"image_id": i, "caption": c} for i, c in rows]}))
-    samples = read_coco_captions(str(path))
+    samples = read_samples(str(path))
     assert [(s.key, s.captions) for s in samples] == [
         ("000000000003", ("a",)),
         ("000000000007", ("b c", "d")),

@@ -161,12 +161,6 @@ def test_ids_can_be_written_to():
     assert torch.equal(fast(["a cat"]), kept)
 
 
-def test_what_is_read_of_a_tokenizer():
-    slow, fast = pair(length=32, specials=("<mask>",))
-    for name in ("context_length", "sot_token_id", "eot_token_id", "vocab_size"):
-        assert getattr(fast, name) == getattr(slow, name)
-
-
 @pytest.mark.parametrize("clean", MODES)
 def test_plain_text_is_not_cleaned_in_vain(clean, monkeypatch):
     _, fast = pair(clean)

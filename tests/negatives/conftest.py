@@ -2,7 +2,7 @@
 
 import pytest
 
-from shard_tools.bench.negatives import read_coco_captions
+from shard_tools.bench.negatives import read_samples
 from shard_tools.negatives import (
     CaptionedSample,
     FrequencyTable,
@@ -46,7 +46,7 @@ def propose(tagger: Tagger) -> Proposer:
 @pytest.fixture(scope="session")
 def coco() -> list[CaptionedSample]:
     """The 5,000 images of COCO val2017 with their captions."""
-    return read_coco_captions(str(photo_list.COCO_CAPTIONS))
+    return read_samples(str(photo_list.COCO_CAPTIONS))
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from shard_tools.bench.negatives import read_coco_captions
+from shard_tools.bench.negatives import read_samples
 from shard_tools.negatives import (
     CaptionedSample,
     FrequencyTable,
@@ -74,8 +74,7 @@ def records(made: Sequence[tuple[CaptionedSample, MadeNegatives]]) -> Iterator[d
 
 if __name__ == "__main__":
     lines = [
-        json.dumps(record)
-        for record in records(make(count(read_coco_captions(str(COCO_CAPTIONS)))))
+        json.dumps(record) for record in records(make(count(read_samples(str(COCO_CAPTIONS)))))
     ]
     LIST.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{len(lines)} negatives in {LIST}")

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from shard_tools.bench.negatives import read_coco_captions
+from shard_tools.bench.negatives import read_samples
 from shard_tools.negatives import CaptionedSample, FrequencyTable, NegativeMaker
 from shard_tools.negatives.lexicon import load_lexicon
 from tests.negatives import photo_list
@@ -16,7 +16,7 @@ SETTINGS = dataclasses.replace(photo_list.SETTINGS, mix={"replace.object": 1})
 
 @pytest.fixture(scope="module")
 def table() -> FrequencyTable:
-    return photo_list.count(read_coco_captions(str(photo_list.COCO_CAPTIONS)))
+    return photo_list.count(read_samples(str(photo_list.COCO_CAPTIONS)))
 
 
 def _names_annotated(word: str, categories: tuple[str, ...]) -> bool:
