@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from hnpretrain.shards import storage
 
 CaptionsFile = Annotated[str, typer.Argument(help="A COCO captions json, may be gzipped.")]
 Architectures = Annotated[
@@ -69,7 +70,7 @@ def text(
     device: Device = "",
     repeats: Annotated[int, typer.Option(min=1, help="Of which the median is told.")] = 5,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Ours also under torch.compile.")
+        bool, typer.Option("--compile", help="Also under torch.compile, ours and its.")
     ] = False,
     json_file: JsonFile = "",
 ) -> None:
@@ -192,10 +193,10 @@ def _show(
     show: Callable[[Sequence[Mapping[str, Any]]], None],
     json_file: str,
 ) -> None:
-    """Shows the rows of each case once they are there; then writes them all."""
+    """Shows and writes the rows of each case once they are there, beside those before."""
     rows: list[Mapping[str, Any]] = []
     for of_case in found:
         show(of_case)
         rows += of_case
-    if json_file:
-        Path(json_file).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        if json_file:
+            storage.write_bytes(json_file, json.dumps(rows, indent=1).encode() + b"\n")

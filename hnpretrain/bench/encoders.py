@@ -43,8 +43,8 @@ def encoders(
 
     Args:
         negatives: whether there are any; else open_clip's two ways are one.
-        with_compiled: whether ours is to be there under torch.compile, too; left out where it
-            cannot be.
+        with_compiled: whether trees and the captions alone are to be there under torch.compile,
+            too; left out where they cannot be.
 
     Raises:
         ValueError: the model needs its texts as they are.
@@ -55,7 +55,11 @@ def encoders(
         assert isinstance(texts, TextRows), texts
         return model.encode_text(texts.token_NL, normalize=True).unflatten(0, texts.place_BC.shape)
 
+    with_compiled = with_compiled and obstacle_to_compilation(device) is None
     yield Encoder("open_clip, captions", False, padded, encode_text)
+    if with_compiled:
+        encode = torch.compile(encode_text)
+        yield Encoder("open_clip, captions, compiled", False, padded, encode)
     if negatives:
         yield Encoder("open_clip, all", True, padded, encode_text)
     best = choose_layout(model)
@@ -66,7 +70,7 @@ def encoders(
         for attention in attentions:
             name = f"ours, trees, {attention}" if len(attentions) > 1 else "ours, trees"
             yield Encoder(name, True, best.layout, TextEncoder(model, attention))
-        if with_compiled and obstacle_to_compilation(device) is None:
+        if with_compiled:
             encode = torch.compile(TextEncoder(model).__call__, dynamic=True)
             yield Encoder("ours, trees, compiled", True, best.layout, encode)
     trimmed = choose_layout(model, "trimmed").layout

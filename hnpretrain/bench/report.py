@@ -15,7 +15,7 @@ Columns = Mapping[str, Callable[[Row], str]]
 
 
 def print_loss(rows: Sequence[Row]) -> None:
-    """The table of a case; the ratio is the fastest of ours to the row's own time."""
+    """The table of a case; the ratio is the first of ours to the row's own time."""
     columns: Columns = {
         "ms": lambda row: f"{1e3 * row['seconds']:,.1f}",
         "ours/it": _ratio,

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-import copy
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -39,10 +39,7 @@ from hnpretrain.data.loader import DataSettings
 from hnpretrain.data.samples import Batch, Chunk
 from hnpretrain.models import LoadedModel, ModelSettings, build
 from hnpretrain.train.distributed import Place, process_group
-from hnpretrain.train.optimizer import learning_rate
 from hnpretrain.train.settings import TrainSettings
-
-_STEPS_OF_A_TRAINING = 10_000
 
 
 @dataclass(frozen=True)
@@ -153,14 +150,17 @@ def _peak_of(case: Case, captions: CaptionRows, name: str) -> int:
 
 
 def _losses(case: Case, batches: Sequence[CaptionRows], layout: str) -> list[float]:
-    """Of the first steps of a training."""
+    """Of the steps of a training that warms up over all of them, to its full rate.
+
+    Without dropout, whose draws depend on the layout.
+    """
     settings = case.settings(layout)
     with process_group() as place:
         loaded = _build(case)
-        trainer = our_trainer(loaded.model, settings, place)
+        trainer = our_trainer(loaded.model.eval(), settings, place)
         losses = []
-        for number, captions in enumerate(batches):
-            rate = learning_rate(settings.optimizer, number, _STEPS_OF_A_TRAINING)
+        for number, captions in enumerate(batches, 1):
+            rate = settings.optimizer.lr * number / len(batches)
             step = _step(case, trainer, _chunk(loaded, captions, number), rate, place)
             losses.append(step().item())
         return losses
@@ -188,12 +188,11 @@ def _steps(
     case: Case, captions: CaptionRows, place: Place, only: str | None = None
 ) -> dict[str, _Step]:
     """By trainer: all with equal weights and the same samples; or that of one trainer only."""
-    loaded = _build(case)
-    chunk = _chunk(loaded, captions, seed=0)
+    chunk = _chunk(_build(case), captions, seed=0)
     rate = case.settings().optimizer.lr
     return {
         name: _step(case, make(), chunk, rate, place)
-        for name, make in _makers(case, loaded.model, place).items()
+        for name, make in _makers(case, place).items()
         if only in (None, name)
     }
 
@@ -222,16 +221,27 @@ def _chunk(loaded: LoadedModel, captions: CaptionRows, seed: int) -> Chunk:
     )
 
 
-def _makers(case: Case, model: open_clip.CLIP, place: Place) -> dict[str, Callable[[], Trainer]]:
-    """What makes each trainer: ours, then open_clip's, which share a copy of the model."""
-    theirs = copy.deepcopy(model).to(place.device)
-    open_clips = partial(open_clip_trainer, theirs, open_clip_optimizer(theirs), dtype=case.dtype)
-    ours = partial(our_trainer, model, case.settings(), place)
-    without = partial(open_clips, loss=clip_loss(), negatives=False)
+def _makers(case: Case, place: Place) -> dict[str, Callable[[], Trainer]]:
+    """What makes each trainer: ours, then open_clip's, which share a model and its optimizer."""
+
+    def ours() -> Trainer:
+        return our_trainer(_build(case).model, case.settings(), place)
+
+    @functools.cache
+    def theirs() -> tuple[open_clip.CLIP, torch.optim.Optimizer]:
+        model = _build(case).model.to(place.device)
+        return model, open_clip_optimizer(model)
+
+    def without() -> Trainer:
+        return open_clip_trainer(*theirs(), clip_loss(), False, case.dtype)
+
+    def appended() -> Trainer:
+        return open_clip_trainer(*theirs(), negclip_loss(), True, case.dtype)
+
     if not case.K:
         return {"ours, no negatives": ours, "open_clip, no negatives": without}
     return {
         "ours, K negatives": ours,
         "open_clip, no negatives": without,
-        "open_clip, K negatives": partial(open_clips, loss=negclip_loss(), negatives=True),
+        "open_clip, K negatives": appended,
     }

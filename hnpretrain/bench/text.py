@@ -51,7 +51,7 @@ class Case:
         dtype: of models.PRECISIONS.
         device: cpu or cuda.
         repeats: turns of each encoder.
-        with_compiled: whether ours is also measured under torch.compile.
+        with_compiled: whether encoders are also measured under torch.compile.
     """
 
     arch: str
@@ -101,7 +101,8 @@ class _Bench:
         torch.manual_seed(0)
         loaded = build_text_tower(case.arch)
         self.case = case
-        self.model = loaded.model.train().to(case.device)
+        # Dropout, which Hugging Face's towers have, would draw anew for each encoder.
+        self.model = loaded.model.eval().to(case.device)
         self.token_BCL = torch.stack([loaded.tokenizer(row) for row in captions])
         # Signs are exact in all dtypes, so that errors are the encoders' own.
         size = (*self.token_BCL.shape[:2], loaded.config["embed_dim"])

@@ -13,12 +13,12 @@ from hnpretrain.bench.contenders import Inputs
 from hnpretrain.bench.models import precision
 from hnpretrain.data.samples import Batch, Chunk
 from hnpretrain.data.texts import TextLayout, TextRows
-from hnpretrain.models.texts import choose_layout
 from hnpretrain.train.caching import forward_backward
 from hnpretrain.train.distributed import Place
 from hnpretrain.train.engine import MAX_LOGIT_SCALE, build_engine, optimizer_step
 from hnpretrain.train.optimizer import OptimizerSettings
 from hnpretrain.train.settings import TrainSettings
+from hnpretrain.train.towers import lay_out_for
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def our_trainer(model: open_clip.CLIP, settings: TrainSettings, place: Place) ->
         place: in the process group, which must be there.
     """
     loss = settings.loss.make(settings.data.negatives).to(place.device)
-    layout = choose_layout(model, settings.model.text_layout, loss.needs_parts()).layout
+    layout = lay_out_for(model, loss, settings).layout
     engine = build_engine(model, loss, settings, place)
 
     def step(batches: Sequence[Batch], rate: float) -> torch.Tensor:

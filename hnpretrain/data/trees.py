@@ -80,12 +80,14 @@ def plant(
         token_BCL: ids, C texts a sample; what stands past a text's length does not matter.
         length_BC: tokens of each text, the end token included.
         mask_BC: True where there is a text; always in column 0.
-        row_length: the most tokens a row; 0 gives each text a row of its own and shares nothing.
+        row_length: the most tokens a row, rounded up to MULTIPLE; 0 gives each text a row of its
+            own and shares nothing.
         words: whether to tell where each text's tokens are.
 
     Raises:
         ValueError: a text is longer than a row.
     """
+    row_length = _rounded_up(row_length)
     length_N = length_BC[mask_BC]
     longest = int(length_N.max())
     if 0 < row_length < longest:
@@ -99,7 +101,7 @@ def plant(
         starts, L = _cut(length_N, shared_N, row_length)
     else:
         order_N = np.arange(len(token_NW))
-        starts, L = order_N, -(-longest // MULTIPLE) * MULTIPLE
+        starts, L = order_N, _rounded_up(longest)
         shared_N = np.zeros_like(length_N)
     R = len(starts)
 
@@ -153,6 +155,10 @@ def plant(
     )
 
 
+def _rounded_up(length: int) -> int:
+    return -(-length // MULTIPLE) * MULTIPLE
+
+
 def _shared_with_the_one_before(token_NW: np.ndarray, length_N: np.ndarray) -> np.ndarray:
     """How many tokens each text begins with as the text before it; all, if they are equal."""
     differ = token_NW[1:] != token_NW[:-1]
@@ -163,7 +169,7 @@ def _shared_with_the_one_before(token_NW: np.ndarray, length_N: np.ndarray) -> n
 def _cut(length_N: np.ndarray, shared_N: np.ndarray, most: int) -> tuple[np.ndarray, int]:
     """(the first text of each row, the length of rows): the fewest rows, then the shortest.
 
-    Texts fill a row in order until one does not fit.
+    Texts fill a row in order until one does not fit. None is longer than `most`, a MULTIPLE.
     """
     stored_N = np.cumsum(length_N - shared_N)
 
@@ -176,10 +182,9 @@ def _cut(length_N: np.ndarray, shared_N: np.ndarray, most: int) -> tuple[np.ndar
             starts.append(start)
         return starts
 
-    most -= most % MULTIPLE
     fewest = cut(most)
     least = max(-(-int(stored_N[-1]) // len(fewest)), int(length_N.max()))
-    for row_length in range(-(-least // MULTIPLE) * MULTIPLE, most, MULTIPLE):
+    for row_length in range(_rounded_up(least), most, MULTIPLE):
         starts = cut(row_length)
         if len(starts) <= len(fewest):
             return np.array(starts), row_length

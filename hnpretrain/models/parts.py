@@ -14,29 +14,31 @@ import torch
 from torch import nn
 
 
+def require_patches(model: open_clip.CLIP) -> None:
+    """Raises ValueError unless the model's image tower has features of patches."""
+    visual = model.visual
+    pooled_first = getattr(visual, "final_ln_after_pool", False)
+    pools = getattr(visual, "attn_pool", None) is not None
+    known = hasattr(visual, "ln_post") and hasattr(visual, "class_embedding")
+    if not known or pooled_first or pools:
+        raise ValueError(
+            "features of patches need a ViT whose class token is the image's feature; "
+            f"this model's image tower is {type(visual).__name__} and pools otherwise"
+        )
+
+
 class PatchRecorder:
     """Records the patches of the last images that a model encoded.
 
     Args:
-        model: an open_clip model with a ViT.
-
-    Raises:
-        ValueError: the model has another image tower.
+        model: an open_clip model that has them (`require_patches`).
     """
 
     def __init__(self, model: open_clip.CLIP) -> None:
-        visual = model.visual
-        norm = getattr(visual, "ln_post", None)
-        pooled_first = getattr(visual, "final_ln_after_pool", False)
-        pools = getattr(visual, "attn_pool", None) is not None
-        if norm is None or pooled_first or pools or not hasattr(visual, "class_embedding"):
-            raise ValueError(
-                "features of patches need a ViT whose class token is the image's feature; "
-                f"this model's image tower is {type(visual).__name__} and pools otherwise"
-            )
-        self._visual = visual
+        require_patches(model)
+        self._visual: Any = model.visual
         self._last: list[torch.Tensor] = []
-        norm.register_forward_hook(self._record)
+        self._visual.ln_post.register_forward_hook(self._record)
 
     def patches(self) -> torch.Tensor:
         """(B, P, D) of the last images, the class token left out."""

@@ -8,7 +8,7 @@ place: rows as the tokenizer pads them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import open_clip
@@ -16,11 +16,13 @@ import torch
 from open_clip.hf_model import HFTextEncoder
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 
+from hnpretrain.config import require_one_of
 from hnpretrain.data.texts import TextLayout, Texts
 from hnpretrain.data.trees import TokenTrees
 from hnpretrain.models.trees import TreeEncoder
 
 LAYOUTS = ("auto", "trees", "trimmed", "padded")
+"""From what spares most tokens on; a tower that takes one takes those after it."""
 
 
 @dataclass(frozen=True)
@@ -39,34 +41,43 @@ def choose_layout(model: open_clip.CLIP, wanted: str = "auto", words: bool = Fal
         words: whether features of words will be asked for.
 
     Raises:
-        ValueError: the layout that is wanted would change the features, or features of words are,
-            and the tower has no token trees.
+        ValueError: the layout that is wanted is none, or would change the features; or features of
+            words are asked for, and there are no token trees.
     """
+    require_one_of("model.text_layout", wanted, LAYOUTS)
     tower = _tower(model)
     obstacle = obstacle_to_trees(model)
-    if words and (obstacle or wanted not in ("auto", "trees")):
+    if words and obstacle:
         raise ValueError(
-            "features of words come from token trees: "
-            + (f"{obstacle}, so this model has none" if obstacle else f"not with {wanted!r}")
+            "a term of the loss compares words, whose features come from token trees, and this "
+            f"model has none: {obstacle}. Take another loss.objective or model"
+        )
+    if words and wanted not in ("auto", "trees"):
+        raise ValueError(
+            "a term of the loss compares words, whose features come from token trees: "
+            f"model.text_layout={wanted} gives none; set it to auto or trees"
         )
     if obstacle is None:
-        kind = "trees" if wanted == "auto" else wanted
         eos_id = tower.text_eos_id if isinstance(tower, open_clip.CLIP) else tower.eos_id
         end_id = eos_id if _pool_type(tower) == "eos" else None
+        best = TextLayout("trees", end_id=end_id, words=words)
         reason = "the text tower is causal and read at its end token"
-        return ChosenLayout(TextLayout(kind, end_id=end_id, words=words), reason)
-    if wanted == "trees":
-        raise ValueError(f"text_layout='trees' does not go with this model: {obstacle}")
-    if isinstance(tower, HFTextEncoder):
-        kind = "trimmed" if wanted == "auto" else wanted
-        layout = TextLayout(kind, causal=False, pad_id=tower.config.pad_token_id)
-        return ChosenLayout(layout, f"{obstacle}, which masks padding")
-    if wanted == "trimmed":
+    elif isinstance(tower, HFTextEncoder):
+        best = TextLayout("trimmed", causal=False, pad_id=tower.config.pad_token_id)
+        reason = f"{obstacle}, which masks padding"
+    else:
+        best = TextLayout("padded", causal=False)
+        reason = f"{obstacle}, and may look at its padding"
+    if wanted in ("auto", best.kind):
+        return ChosenLayout(best, reason)
+    if LAYOUTS.index(wanted) < LAYOUTS.index(best.kind):
         raise ValueError(
-            f"text_layout='trimmed' would change this model's features: {obstacle}, and looks at "
-            "its padding"
+            f"model.text_layout={wanted} would change this model's features: {reason}. Set it to "
+            "auto"
         )
-    return ChosenLayout(TextLayout("padded", causal=False), obstacle)
+    return ChosenLayout(
+        replace(best, kind=wanted), f"it is asked for, where auto would take {best.kind}: {reason}"
+    )
 
 
 def obstacle_to_trees(model: open_clip.CLIP) -> str | None:

@@ -27,8 +27,10 @@ from tokenizers.models import BPE
 from hnpretrain.data.samples import Tokenizer
 
 _END_OF_WORD = "</w>"
-# Some 15 MB. The captions of COCO val2017 have 10,000 chunks; those of web pages have no end.
+# At most some 30 MB. The captions of COCO val2017 have 10,000 chunks; those of web pages have no
+# end, nor have texts in scripts without spaces.
 _REMEMBERED_CHUNKS = 2**16
+_LONGEST_REMEMBERED = 24  # characters
 
 # Text that ftfy and html.unescape leave as it is: ASCII, whose only changes are that entities are
 # unescaped, control characters and terminal escapes removed, and line breaks made "\n" (as good a
@@ -84,7 +86,7 @@ def _can_be_merged(merges: list[tuple[str, str]], vocabulary: dict[str, int]) ->
 
 
 class FastTokenizer:
-    """Equal to the SimpleTokenizer that it is made of.
+    """Gives the ids that the SimpleTokenizer gives that it is made of.
 
     It starts no threads, as the package does for batches, and so may be used before and after a
     fork; and by several threads.
@@ -124,7 +126,7 @@ class FastTokenizer:
     def _row(self, text: str) -> bytes:
         # Ids are kept as the bytes of int64s: rows are joined, cut and padded without a loop over
         # their tokens.
-        ids = b"".join(map(self._remembered_ids, self._clean(text).split(" ")))
+        ids = b"".join(map(self._ids, self._clean(text).split(" ")))
         size = self.context_length * len(self._end)
         row = (self._start + ids)[: size - len(self._end)] + self._end
         return row.ljust(size, b"\0")
@@ -133,6 +135,11 @@ class FastTokenizer:
         if self._rest_of_cleaning is not None and _CLEAN_TEXT.fullmatch(text):
             return self._rest_of_cleaning(text)
         return self._original.clean_fn(text)
+
+    def _ids(self, chunk: str) -> bytes:
+        if len(chunk) > _LONGEST_REMEMBERED:
+            return self._chunk_ids(chunk)
+        return self._remembered_ids(chunk)
 
     def _chunk_ids(self, chunk: str) -> bytes:
         """The ids of text without a space, as the bytes of int64s."""

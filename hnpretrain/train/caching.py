@@ -11,6 +11,7 @@ micro-batches but one.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,7 @@ def check_micro_batches(micro_batches: int, batch_size: int, model: nn.Module) -
         raise ValueError(
             f"micro_batches={micro_batches} does not go with batch norm: its statistics would be "
             "those of a micro-batch, and the running ones would be updated twice a step. Set "
-            "micro_batches=1, or model.lock_image=true if the locked tower has the batch norm"
+            "micro_batches=1, or model.lock_image=true if it is the image tower that has it"
         )
 
 
@@ -80,6 +81,7 @@ def forward_backward(
         seed_draws(number)
         return engine(batches[number].to(engine.device))
 
+    assert len(batches) == engine.gradient_accumulation_steps()
     last = len(batches) - 1
     with torch.no_grad():
         parts = [encode(number) for number in range(last)]
@@ -87,7 +89,7 @@ def forward_backward(
     if not parts:
         output = kept.given_to(loss)
         engine.backward(output.total)
-        return output, kept.logit_scale.detach()
+        return _without_graph(output), kept.logit_scale.detach()
 
     whole = _joined([*parts, kept])
     del parts
@@ -100,7 +102,12 @@ def forward_backward(
         # Gradients of the batch: a mean over micro-batches they are not.
         engine.backward(_sent_back(kept, whole, number, last), scale_wrt_gas=False)
         del kept
-    return output, whole.logit_scale.detach()
+    return _without_graph(output), whole.logit_scale.detach()
+
+
+def _without_graph(output: LossOutput) -> LossOutput:
+    """The graph holds the features of the whole batch, and their gradients."""
+    return dataclasses.replace(output, total=output.total.detach())
 
 
 # Features of the model, not of samples: the same in each micro-batch.

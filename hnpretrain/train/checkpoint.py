@@ -30,7 +30,7 @@ from hnpretrain.models import LoadedModel
 from hnpretrain.models.build import one_line
 from hnpretrain.models.store import LATEST_NAME, latest_checkpoint, write_config, write_weights
 from hnpretrain.shards import storage
-from hnpretrain.train.distributed import Place
+from hnpretrain.train.distributed import Place, on_main
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -93,9 +93,17 @@ def find_latest(run: Path) -> Path | None:
 
     The main rank's word counts: a stale view of a shared folder must not split the ranks.
     """
-    found = [latest_checkpoint(run)]
-    dist.broadcast_object_list(found)
-    return found[0]
+    return on_main(lambda: latest_checkpoint(run))
+
+
+def ranks_of(checkpoint: Path) -> int:
+    """The number of processes that wrote a checkpoint.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    with readable(checkpoint):
+        return int(json.loads((checkpoint / STATE_NAME).read_text())["ranks"])
 
 
 @contextlib.contextmanager
@@ -162,6 +170,7 @@ class Checkpoints:
             state = {
                 "progress": asdict(progress),
                 "identity": self._identity,
+                "ranks": self._place.world_size,
                 "loss": remembered,
             }
             storage.write_bytes(str(self._folder / tag / STATE_NAME), json.dumps(state).encode())

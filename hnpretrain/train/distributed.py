@@ -7,11 +7,14 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 _VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -51,6 +54,24 @@ def process_group() -> Iterator[Place]:
         yield _place()
         # Not after an error: leaving in order could wait for ranks that wait for this one.
         dist.destroy_process_group()
+
+
+def on_main(work: Callable[[], T]) -> T:
+    """What `work` gives on the main rank, on all ranks; collective.
+
+    Raises:
+        ValueError, OSError: where the main rank met one, all ranks do, and none waits for others.
+    """
+    found: list[Any] = [None]
+    if dist.get_rank() == 0:
+        try:
+            found = [work()]
+        except (ValueError, OSError) as error:
+            found = [error]
+    dist.broadcast_object_list(found)
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]
 
 
 def _check_environment() -> None:

@@ -36,18 +36,11 @@ def build_engine(
     """Wraps the model, its optimizer and ZeRO into a DeepSpeed engine on this rank's device.
 
     Args:
+        model, loss: which go together (`towers.lay_out_for`).
         settings: with the number of micro-batches chosen.
-
-    Raises:
-        ValueError: the loss needs what the model has not.
     """
     import deepspeed
 
-    if loss.form == "sigmoid" and model.logit_bias is None:
-        raise ValueError(
-            f"loss.objective={settings.loss.objective} needs a model with a logit bias: a SigLIP "
-            "architecture, or init_logit_bias in model.config (SigLIP begins with -10)"
-        )
     towers = Towers(model, autocast_dtype(settings), parts=loss.needs_parts()).to(place.device)
     engine, _, _, _ = deepspeed.initialize(
         model=towers,
@@ -77,9 +70,8 @@ def autocast_dtype(settings: TrainSettings) -> torch.dtype | None:
 def _zero_config(model: open_clip.CLIP, stage: int) -> dict[str, Any]:
     config = {"stage": stage, "reduce_bucket_size": reduce_bucket(model, stage)}
     if stage == 3:
-        # By default DeepSpeed keeps up to 1e9 weights from their forward to their backward pass,
-        # and fetches as many ahead: those of any CLIP, which then takes more memory than in stage
-        # 2. Weights that are to be live bound what is fetched ahead too.
+        # By default DeepSpeed keeps up to 1e9 weights from their forward to their backward pass:
+        # those of any CLIP, which then takes more memory than in stage 2.
         live = max(1, sum(p.numel() for p in model.parameters()) // LIVE_SHARE)
         config |= {
             "stage3_max_reuse_distance": 0,

@@ -25,7 +25,6 @@ from hnpretrain.data.samples import Batch
 from hnpretrain.data.texts import TextLayout
 from hnpretrain.losses import HardNegativeContrastiveLoss, LossOutput
 from hnpretrain.models import LoadedModel, build
-from hnpretrain.models.texts import choose_layout
 from hnpretrain.shards import storage
 from hnpretrain.shards.index import Index, read_index
 from hnpretrain.shards.marker import Reject
@@ -36,15 +35,17 @@ from hnpretrain.train.checkpoint import (
     Checkpoints,
     Progress,
     find_latest,
+    ranks_of,
     readable,
 )
-from hnpretrain.train.distributed import Place, process_group
+from hnpretrain.train.distributed import Place, on_main, process_group
 from hnpretrain.train.engine import build_engine, optimizer_step, own_linear
 from hnpretrain.train.log import LOG_NAME, RunLog, console_line
 from hnpretrain.train.machine import local_ranks
 from hnpretrain.train.memory import Job, choose, told
 from hnpretrain.train.optimizer import learning_rate
 from hnpretrain.train.settings import TrainSettings, require_shards
+from hnpretrain.train.towers import lay_out_for
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -97,6 +98,9 @@ def _set_up(settings: TrainSettings, place: Place) -> _Run:
     if before and not settings.data.streams:
         # A run that goes on keeps the number of streams that was chosen when it began.
         settings = replace(settings, data=replace(settings.data, streams=before.data.streams))
+    if latest and before and not settings.micro_batches and ranks_of(latest) == place.world_size:
+        # Likewise of micro-batches, on which draws depend; on other ranks they differ anyway.
+        settings = replace(settings, micro_batches=before.micro_batches)
     index = read_index(settings.data.shards)
     plan = make_plan(settings.data, index, settings.batch_size, settings.seed, place.world_size)
     settings = replace(settings, data=replace(settings.data, streams=plan.streams))
@@ -104,8 +108,8 @@ def _set_up(settings: TrainSettings, place: Place) -> _Run:
     torch.manual_seed(settings.seed)  # the same weights on every rank
     model = build(settings.model)
     loss = settings.loss.make(settings.data.negatives).to(place.device)
-    layout = choose_layout(model.model, settings.model.text_layout, loss.needs_parts()).layout
-    settings = _with_micro_batches(settings, before, place, index, model, loss, layout)
+    layout = lay_out_for(model.model, loss, settings).layout
+    settings = _with_micro_batches(settings, place, index, model, loss, layout)
     engine = build_engine(model.model, loss, settings, place)
     identity = _identity(settings, index, model, loss, place)
     resolved = config.to_yaml(settings)
@@ -147,7 +151,6 @@ def _set_up(settings: TrainSettings, place: Place) -> _Run:
 
 def _with_micro_batches(
     settings: TrainSettings,
-    before: TrainSettings | None,
     place: Place,
     index: Index,
     model: LoadedModel,
@@ -157,23 +160,21 @@ def _with_micro_batches(
     """The settings with the number of micro-batches; collective if it is to be chosen.
 
     Raises:
-        ValueError: the number that is set does not go with the batch or the model.
+        ValueError: the number that is set does not go with the batch or the model, or captions
+            cannot be read.
+        OSError: likewise.
     """
     size = settings.batch_size // place.world_size
-    began_with = before.micro_batches if before else 0
-    if not settings.micro_batches and began_with and size % began_with == 0:
-        # A run that goes on draws as it has drawn so far.
-        settings = replace(settings, micro_batches=began_with)
-    if not settings.micro_batches:
-        chosen = [0]
-        if place.is_main:  # each would see another amount of free memory
-            captions = sample_captions(settings.data, index, model.tokenizer, settings.seed)
-            job = Job(settings, model.model, loss, layout, captions, place.world_size, place.device)
-            choice = choose(job, local_ranks(place.world_size))
-            print(told(choice, size))
-            chosen = [choice.micro_batches]
-        dist.broadcast_object_list(chosen)
-        settings = replace(settings, micro_batches=chosen[0])
+
+    def chosen() -> int:
+        captions = sample_captions(settings.data, index, model.tokenizer, settings.seed)
+        job = Job(settings, model.model, loss, layout, captions, place.world_size, place.device)
+        choice = choose(job, local_ranks(place.world_size))
+        print(told(choice, size), flush=True)  # a rank that runs out of memory flushes nothing
+        return choice.micro_batches
+
+    if not settings.micro_batches:  # by one rank: each sees another amount of free memory
+        settings = replace(settings, micro_batches=on_main(chosen))
     check_micro_batches(settings.micro_batches, size, model.model)
     return settings
 

@@ -27,6 +27,7 @@ from hnpretrain.data.samples import Batch
 from hnpretrain.data.texts import TextLayout
 from hnpretrain.losses import HardNegativeContrastiveLoss
 from hnpretrain.losses.blocked import CPU_TILE_ELEMENTS, GPU_TILE_ELEMENTS
+from hnpretrain.models.build import one_line
 from hnpretrain.train import machine
 from hnpretrain.train.caching import learns_batch_statistics, possible_micro_batches
 from hnpretrain.train.captions import CaptionSample
@@ -131,27 +132,30 @@ def choose(job: Job, local_ranks: int) -> Choice:
         local_ranks: processes that train on this machine.
     """
     room = machine.budget(job.device, local_ranks)
+    possible = possible_micro_batches(job.batch_size)
+    if learns_batch_statistics(job.model):
+        possible = [1]  # see caching.check_micro_batches
     set_number = job.settings.micro_batches
-    numbers = [set_number] if set_number else possible_micro_batches(job.batch_size)
-    if not set_number and learns_batch_statistics(job.model):
-        numbers = [1]  # see caching.check_micro_batches
     try:
         activations = measure(job)
     except Exception as error:  # a tower may ask for values, and there are none
-        reason = " ".join(str(error).split())[:200]
+        number = set_number or possible[0]
+        numbers = ", ".join(map(str, possible))
         note = (
-            f"memory cannot be foreseen for this model ({type(error).__name__}: {reason}); if it "
-            "does not do, set micro_batches"
+            f"memory cannot be foreseen for this model ({type(error).__name__}: "
+            f"{one_line(error)[:200]}); the {job.batch_size} samples of a rank are encoded in "
+            f"micro_batches={number}. If memory runs out, set one of {numbers}"
         )
-        return Choice(numbers[0], room, None, note)
-    for number in numbers:
-        memory = estimate(job, activations, number)
-        if memory.peak <= room:
-            return Choice(number, room, memory)
-    return Choice(numbers[-1], room, memory, _too_little(job, memory, room, numbers[-1]))
+        return Choice(number, room, None, note)
+    memories = (estimate(job, activations, number) for number in possible)
+    fitting = next((n for n, x in zip(possible, memories, strict=False) if x.peak <= room), None)
+    number = set_number or fitting or possible[-1]
+    memory = estimate(job, activations, number)
+    note = "" if memory.peak <= room else _too_little(job, memory, room, number, fitting)
+    return Choice(number, room, memory, note)
 
 
-def _too_little(job: Job, memory: Memory, room: int, number: int) -> str:
+def _too_little(job: Job, memory: Memory, room: int, number: int, fitting: int | None) -> str:
     largest = sorted(memory.parts.items(), key=lambda part: -part[1])[:4]
     named = ", ".join(f"{name} {in_words(size)}" for name, size in largest)
     remedies = ["lower batch_size", "take more processes"]
@@ -159,10 +163,13 @@ def _too_little(job: Job, memory: Memory, room: int, number: int) -> str:
         remedies.insert(0, "set model.grad_checkpointing=true")
     if job.settings.zero_stage < 3 and job.ranks > 1:
         remedies.insert(0, "raise zero_stage")
+    if fitting:
+        remedies.insert(0, f"set micro_batches={fitting}")
+    *others, last = remedies
     return (
         f"with micro_batches={number} a rank of {job.batch_size} samples is estimated to take "
         f"{in_words(memory.peak)}, and there are {in_words(room)} ({named}). It is an estimate, "
-        f"so training goes on; if it fails, {' or '.join(remedies)}"
+        f"so training goes on; if it fails, {', '.join(others)} or {last}"
     )
 
 
@@ -190,8 +197,6 @@ def estimate(job: Job, activations: Activations, micro_batches: int) -> Memory:
     # Before gradients are summed over the ranks they are copied, to one tensor or into ZeRO's
     # bucket; what ZeRO keeps of them is copied once (stage 1: twice) more for the optimizer.
     copies = [min(trained, _FLOAT * _FLAT_GRADIENTS), 2 * part, part, part][stage]
-    if stage:
-        copies += _FLOAT * reduce_bucket(job.model, stage)
     parts = {
         "process": _process(job),
         "weights": weights if stage < 3 else weights // job.ranks,
@@ -200,22 +205,39 @@ def estimate(job: Job, activations: Activations, micro_batches: int) -> Memory:
         "gradients": part if stage >= 2 else trained,
         "copies of gradients": copies,
         "activations": activations.of(job.batch_size // micro_batches),
-        "batch and loss": _of_batch(job, activations),
+        "batch and loss": _of_batch(job, activations, micro_batches),
     }
+    if stage:
+        parts["bucket of gradients"] = _FLOAT * reduce_bucket(job.model, stage)
     on_cpu = job.device.type == "cpu"
     if stage == 3:
-        parts["gathered weights"] = weights if on_cpu else weights // LIVE_SHARE
+        parts["gathered weights"] = weights if on_cpu else _gathered(job)
     peak = sum(parts.values())
     if not on_cpu:
         # What the towers took is free again when gradients are copied. On a CPU too, but there the
         # C library keeps most of what was freed, also of the weights before stage 3 cut them.
-        forward = parts["activations"] + (micro_batches > 1) * parts["gradients"]
+        there = micro_batches > 1 or stage == 3  # are gradients, while the towers run
+        forward = parts["activations"] + there * parts["gradients"]
         backward = parts["gradients"] + copies
         peak -= parts["activations"] + backward - max(forward, backward)
     return Memory(parts, peak)
 
 
-def _of_batch(job: Job, activations: Activations) -> int:
+def _gathered(job: Job) -> int:
+    """Weights that stage 3 has whole at a time on a GPU."""
+    parameters = dict(job.model.named_parameters())
+    live = max(sum(map(_size, parameters.values())) // LIVE_SHARE, *map(_size, parameters.values()))
+    # A weight is whole as long as the module runs that reads it. Attention's own module does not
+    # run where texts are trees, so it is both towers together.
+    read_by_trees = (
+        _size(parameter)
+        for name, parameter in parameters.items()
+        if job.layout.kind == "trees" and "in_proj" in name and not name.startswith("visual.")
+    )
+    return live + sum(read_by_trees)
+
+
+def _of_batch(job: Job, activations: Activations, micro_batches: int) -> int:
     """What is there of a rank's whole batch, beside what the towers take of a micro-batch."""
     copies = _WITH_PARTS if job.loss.needs_parts() else _WITH_FEATURES
     features = copies * job.batch_size * activations.features
@@ -223,7 +245,8 @@ def _of_batch(job: Job, activations: Activations) -> int:
     others = 2 * (blocks - 1) * job.batch_size * activations.travelling  # with their gradients
     tiles = CPU_TILE_ELEMENTS if job.device.type == "cpu" else GPU_TILE_ELEMENTS
     # Micro-batches go to a GPU one at a time.
-    images = job.batch_size * _image_bytes(job.model) if job.device.type == "cpu" else 0
+    on_device = job.batch_size if job.device.type == "cpu" else job.batch_size // micro_batches
+    images = on_device * _image_bytes(job.model)
     return int(features + others + 3 * _FLOAT * tiles + images)
 
 
@@ -235,7 +258,11 @@ def _process(job: Job) -> int:
 
 
 def _bytes(tensors: Iterable[torch.Tensor]) -> int:
-    return sum(x.numel() * x.element_size() for x in tensors)
+    return sum(map(_size, tensors))
+
+
+def _size(x: torch.Tensor) -> int:
+    return x.numel() * x.element_size()
 
 
 def _image_shape(model: open_clip.CLIP) -> tuple[int, int, int]:
@@ -257,6 +284,7 @@ def measure(job: Job) -> Activations:
     """
     most = min(len(job.captions), job.batch_size)
     least = max(1, most // 2)
+    disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)  # torch logs a page before it raises
     try:
         mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -266,7 +294,7 @@ def measure(job: Job) -> Activations:
         if least < most:
             slope = (peak - _take(job, towers, mode, least)[0]) / (most - least)
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(disabled)
     travelling = features.text_BD.nbytes
     if job.loss.scope == "global" and features.negative_BKD is not None:
         travelling += features.negative_BKD.nbytes
@@ -300,13 +328,14 @@ def _forget_gradient(parameter: torch.Tensor) -> None:
 def _take(job: Job, towers: Towers, mode: FakeTensorMode, samples: int) -> tuple[int, Features]:
     """Bytes that are alive at once in a forward and a backward pass, and what comes out."""
     texts = job.captions.laid_out(job.layout, samples)
-    with mode, _Alive(towers.state_dict().values()) as alive:
+    with mode:
         batch = Batch(
             keys=(),
             image_BCHW=torch.empty(samples, *_image_shape(job.model), device=job.device),
             texts=texts.to(job.device),
             negative_mask_BK=job.captions.mask_BC[:samples, 1:].to(job.device),
         )
+    with mode, _Alive([batch.image_BCHW, *towers.state_dict().values()]) as alive:
         features = towers(batch)
         with torch.autograd.set_multithreading_enabled(False):  # else a GPU's pass is not seen
             sum(x.float().sum() for x in features if x is not None and x.requires_grad).backward()

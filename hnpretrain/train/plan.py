@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,13 +13,14 @@ from rich.table import Table
 from hnpretrain import config
 from hnpretrain.data.loader import make_plan
 from hnpretrain.models import build
-from hnpretrain.models.texts import choose_layout
+from hnpretrain.models.store import latest_checkpoint
 from hnpretrain.shards.index import read_index
 from hnpretrain.train.caching import check_micro_batches
 from hnpretrain.train.captions import CaptionSample, sample_captions
 from hnpretrain.train.machine import local_ranks
 from hnpretrain.train.memory import Choice, Job, choose, in_words
 from hnpretrain.train.settings import TrainSettings, require_shards
+from hnpretrain.train.towers import lay_out_for
 
 
 def foresee(settings: TrainSettings, ranks: int) -> dict[str, Any]:
@@ -28,7 +30,8 @@ def foresee(settings: TrainSettings, ranks: int) -> dict[str, Any]:
 
     Returns:
         JSON values: "settings" as they are resolved, "changed" (those that are no defaults),
-        "data", "texts", "model" and "memory". Sizes are in bytes, of one rank.
+        "data", "texts", "model", "memory" and "output_holds_a_run". Sizes are in bytes, of one
+        rank.
 
     Raises:
         ValueError: the settings do not fit together, or with the data.
@@ -39,7 +42,7 @@ def foresee(settings: TrainSettings, ranks: int) -> dict[str, Any]:
     plan = make_plan(settings.data, index, settings.batch_size, settings.seed, ranks)
     model = build(settings.model)
     loss = settings.loss.make(settings.data.negatives)
-    chosen = choose_layout(model.model, settings.model.text_layout, loss.needs_parts())
+    chosen = lay_out_for(model.model, loss, settings)
     captions = sample_captions(settings.data, index, model.tokenizer, settings.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     job = Job(settings, model.model, loss, chosen.layout, captions, ranks, device)
@@ -77,6 +80,7 @@ def foresee(settings: TrainSettings, ranks: int) -> dict[str, Any]:
             "image_tower": sum(p.numel() for p in model.model.visual.parameters()),
         },
         "memory": _memory(choice, device),
+        "output_holds_a_run": latest_checkpoint(Path(settings.output)) is not None,
     }
 
 
@@ -141,6 +145,11 @@ def show(foreseen: Mapping[str, Any], console: Console | None = None) -> None:
         _print_table(console, title, rows)
     if memory["note"]:
         console.print(memory["note"])
+    if foreseen["output_holds_a_run"]:
+        console.print(
+            f"{settings['output']} holds a run already, with which `train` would go on if that has "
+            "these settings; this is of a run that begins"
+        )
 
 
 def _print_table(console: Console, title: str, rows: Mapping[str, str]) -> None:

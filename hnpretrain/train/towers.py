@@ -12,8 +12,9 @@ from torch import nn
 from hnpretrain.data.samples import Batch
 from hnpretrain.data.trees import TokenTrees
 from hnpretrain.losses import HardNegativeContrastiveLoss, LossOutput, TokenFeatures
-from hnpretrain.models.parts import PatchRecorder
-from hnpretrain.models.texts import TextEncoder
+from hnpretrain.models.parts import PatchRecorder, require_patches
+from hnpretrain.models.texts import ChosenLayout, TextEncoder, choose_layout
+from hnpretrain.train.settings import TrainSettings
 
 
 class Features(NamedTuple):
@@ -59,6 +60,24 @@ class Features(NamedTuple):
             self.logit_bias,
             parts,
         )
+
+
+def lay_out_for(
+    model: open_clip.CLIP, loss: HardNegativeContrastiveLoss, settings: TrainSettings
+) -> ChosenLayout:
+    """How texts are laid out for a model and a loss, which must go together.
+
+    Raises:
+        ValueError: the loss needs what the model has not, or `model.text_layout` does not do.
+    """
+    if loss.form == "sigmoid" and model.logit_bias is None:
+        raise ValueError(
+            f"loss.objective={settings.loss.objective} needs a model with a logit bias: a SigLIP "
+            "architecture, or init_logit_bias in model.config (SigLIP begins with -10)"
+        )
+    if loss.needs_parts():
+        require_patches(model)
+    return choose_layout(model, settings.model.text_layout, loss.needs_parts())
 
 
 class Towers(nn.Module):

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.hugging_face import text_configs
+
 
 @pytest.fixture
 def tiny_config():
@@ -18,6 +20,15 @@ def tiny_model(tmp_path, tiny_config):
     """A file, for `--arch`."""
     file = tmp_path / "tiny.json"
     file.write_text(json.dumps(tiny_config))
+    return str(file)
+
+
+@pytest.fixture
+def tiny_hugging_face_model(tmp_path, tiny_config):
+    """Likewise, with a text tower that masks padding, and has dropout."""
+    file = tmp_path / "hugging_face.json"
+    text = text_configs(tmp_path / "hub")["bert"]
+    file.write_text(json.dumps({**tiny_config, "custom_text": True, "text_cfg": text}))
     return str(file)
 
 

@@ -49,6 +49,18 @@ def test_bf16_is_coarse_for_all(tmp_path, tiny_model, captions):
         assert 1e-4 < row["feature_error"] < 2e-2
 
 
+def test_dropout_is_no_error(tmp_path, tiny_hugging_face_model, captions):
+    file = tmp_path / "rows.json"
+    sizes = ("--batch", "4", "--negatives", "1", "--repeats", "1")
+    result = _run(captions, "--arch", tiny_hugging_face_model, *sizes, "--json", str(file))
+    assert result.exit_code == 0, result.output
+    rows = {row["case"]: row for row in json.loads(file.read_text())}
+    assert rows.keys() == {"open_clip, captions", "open_clip, all", "ours, trimmed"}
+    for row in rows.values():
+        assert row["feature_error"] < 1e-5
+        assert row["gradient_error"] < 1e-5
+
+
 def test_nothing_is_compiled_without_a_compiler(monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)

@@ -1,7 +1,5 @@
 """Token trees hold every text, share what texts begin with, and waste little."""
 
-import gzip
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hnpretrain.bench.captions import read_captions
 from hnpretrain.data.texts import ROW_LENGTH, TextLayout, TextRows
 from hnpretrain.data.trees import MULTIPLE, TokenTrees, plant
+from hnpretrain.models.tokenizer import fast_tokenizer
 
 ASSETS = Path(__file__).parents[1] / "assets"
 END = 9
@@ -55,7 +55,7 @@ samples = st.integers(1, 4).flatmap(
 def test_every_text_is_read_back(texts, row_length):
     trees = laid_out(texts, row_length, words=True)
     assert trees.token_RL.shape[1] % MULTIPLE == 0
-    assert row_length == 0 or trees.token_RL.shape[1] <= row_length
+    assert row_length == 0 or trees.token_RL.shape[1] < row_length + MULTIPLE
     for b, sample in enumerate(texts):
         for c, text in enumerate(sample):
             expected = sample[0] if text is None else text
@@ -93,6 +93,16 @@ def test_one_tree():
     assert trees.place_BC.tolist() == [[0, 2, 1]]
 
 
+def test_a_text_fills_the_longest_row():
+    """Where the context is longer than rows usually are, and no multiple of anything."""
+    token_BCL = torch.arange(1, 301).expand(2, 1, 300).clone()
+    token_BCL[1, 0, 5] = 7
+    trees = TextLayout("trees").lay_out(token_BCL, torch.ones(2, 1, dtype=torch.bool))
+    assert trees.token_RL.shape == (2, 304)
+    for b in (0, 1):
+        assert read_back(trees, b, 0) == token_BCL[b, 0].tolist()
+
+
 def test_a_text_that_is_longer_than_a_row_is_refused():
     with pytest.raises(ValueError, match="a text of 9 tokens does not fit into a row of 8"):
         laid_out([[[8, *[1] * 7, END]]], 8)
@@ -100,20 +110,10 @@ def test_a_text_that_is_longer_than_a_row_is_refused():
 
 def coco_batch(size, negatives, seed=0):
     """Real captions, and negatives with one word in another's place."""
-    with gzip.open(ASSETS / "coco_captions_val2017.json.gz") as file:
-        captions = [a["caption"] for a in json.load(file)["annotations"]]
-    generator = np.random.default_rng(seed)
-    drawn = [captions[i].split() for i in generator.choice(len(captions), size, replace=False)]
-    vocabulary = [word for caption in drawn for word in caption]
-    texts = []
-    for caption in drawn:
-        texts.append(" ".join(caption))
-        for _ in range(negatives):
-            changed = list(caption)
-            changed[generator.integers(len(changed))] = generator.choice(vocabulary)
-            texts.append(" ".join(changed))
-    tokens = open_clip.get_tokenizer("ViT-B-32")(texts)
-    return tokens.unflatten(0, (size, 1 + negatives))
+    captions = read_captions(str(ASSETS / "coco_captions_val2017.json.gz"))
+    rows = captions.draw(size, negatives, seed)
+    tokenizer = fast_tokenizer(open_clip.get_tokenizer("ViT-B-32"))
+    return torch.stack([tokenizer(row) for row in rows])
 
 
 @pytest.mark.parametrize("size", [64, 512])

@@ -4,11 +4,10 @@ import sys
 import open_clip
 import pytest
 import torch
-import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from hnpretrain.models import ModelSettings, build, export, load
 from hnpretrain.models.store import CONFIG_NAME, WEIGHTS_NAME
+from tests.support.hugging_face import text_configs
 
 TINY = {
     "embed_dim": 16,
@@ -90,35 +89,7 @@ def close(a, b):
 
 @pytest.fixture
 def hf_names(tmp_path):
-    """text_cfg of a Hugging Face tokenizer and text tower, made here, whose names are a folder."""
-    folder = tmp_path / "hub"
-    words = {word: number for number, word in enumerate(["<pad>", "<unk>", "a", "cat", "dog"])}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>"
-    ).save_pretrained(folder)
-    config = transformers.BertConfig(
-        vocab_size=8,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=8,
-    )
-    transformers.BertModel(config, add_pooling_layer=False).save_pretrained(folder)
-    name = str(folder)
-    return {
-        "siglip": {
-            **{"hf_tokenizer_name": name, "tokenizer_kwargs": {"clean": "canonicalize"}},
-            **{"context_length": 6, "vocab_size": 8, "width": 16, "heads": 2, "layers": 1},
-            **{"no_causal_mask": True, "proj_bias": True, "pool_type": "last"},
-        },
-        "bert": {
-            **{"hf_tokenizer_name": name, "hf_model_name": name, "context_length": 6},
-            **{"hf_pooler_type": "mean_pooler", "hf_proj_type": "mlp"},
-        },
-    }
+    return text_configs(tmp_path / "hub")
 
 
 @pytest.mark.parametrize("kind", ["siglip", "bert"])

@@ -178,12 +178,22 @@ def test_each_tower_takes_the_fewest_tokens_that_leave_its_features(texts, tower
 @pytest.mark.parametrize("tower", ["no-causal", "class-token", "custom-blocks"])
 def test_what_would_change_features_is_refused(tower):
     model = model_of(**TOWERS[tower])
-    with pytest.raises(ValueError, match="text_layout='trees' does not go with this model: the"):
-        choose_layout(model, "trees")
-    with pytest.raises(ValueError, match="text_layout='trimmed' would change this model's feat"):
-        choose_layout(model, "trimmed")
-    with pytest.raises(ValueError, match="features of words come from token trees"):
+    for wanted in ("trees", "trimmed"):
+        message = f"model.text_layout={wanted} would change this model's features: the text tower"
+        with pytest.raises(ValueError, match=message):
+            choose_layout(model, wanted)
+    with pytest.raises(ValueError, match=r"this model has none: .* Take another loss.objective"):
         choose_layout(model, words=True)
+
+
+def test_what_is_asked_for_is_told_as_such():
+    model = model_of()
+    reason = choose_layout(model, "padded").reason
+    assert reason.startswith("it is asked for, where auto would take trees: the text tower is caus")
+    with pytest.raises(ValueError, match=r"model.text_layout='tree' is not one of .*'trees'"):
+        choose_layout(model, "tree")
+    with pytest.raises(ValueError, match="padded gives none; set it to auto or"):
+        choose_layout(model, "padded", words=True)
 
 
 def test_a_hugging_face_tower_gets_trimmed_rows(tmp_path):
@@ -290,13 +300,17 @@ def test_both_attentions_see_the_same(texts):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("attention", ["sdpa", "flex"])
-def test_trees_on_cuda(texts, attention):
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_trees_on_cuda(texts, attention, dtype, tolerance, checkpointing):
     model = model_of().cuda()
+    model.set_grad_checkpointing(checkpointing)
     token_BCL = texts[:100, :5]
     trees = TextLayout("trees").lay_out(token_BCL, torch.ones(100, 5, dtype=torch.bool))
     weight_BCD = torch.randn(100, 5, 32, device="cuda")
     expected = each_by_itself(model, token_BCL.cuda(), weight_BCD)
     encode = TextEncoder(model, attention)
     on_device = trees.to(torch.device("cuda"))
-    found = features_and_gradients(model, lambda: encode(on_device), weight_BCD)
-    assert_equal(found, expected, tolerance=1e-4)
+    with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+        found = features_and_gradients(model, lambda: encode(on_device), weight_BCD)
+    assert_equal(found, expected, tolerance=tolerance)

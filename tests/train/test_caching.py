@@ -7,6 +7,7 @@ attention's keys, their biases' are) below Adam's eps: else Adam would make full
 """
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -16,18 +17,19 @@ from hnpretrain.data.loader import Loader, Position, make_plan
 from hnpretrain.models import ModelSettings, build, load
 from hnpretrain.models.texts import choose_layout
 from hnpretrain.shards.index import read_index
-from hnpretrain.train import loop
+from hnpretrain.train import loop, machine
 from hnpretrain.train.caching import check_micro_batches, forward_backward
 from hnpretrain.train.engine import build_engine
 from hnpretrain.train.settings import TrainSettings
 from hnpretrain.train.towers import Towers
 from tests.support.datasets import tile, write_dataset
 from tests.support.training import loss_lines, train_here, write_recipe
-from tests.train.many_runs import train_all
+from tests.train.many_runs import errors_of, train_all
 
 CLIPPED = "optimizer.max_grad_norm=0.5"
 PATCH_DROPOUT = "model.config.vision_cfg.patch_dropout=0.5"
 AGAIN = "model.grad_checkpointing=true"
+DEEP = ("model.config.vision_cfg.layers=3", "model.config.text_cfg.layers=3")
 
 
 @pytest.fixture(scope="module")
@@ -78,18 +80,60 @@ def test_micro_batches_train_as_the_whole_batch(tmp_path, recipe, zero_stage):
 
 def test_stages_and_micro_batches_agree_on_two_ranks(tmp_path, recipe):
     """Also with blocks that are computed again, which runs ZeRO 3's hooks in another order."""
-    cases = {
-        "whole": ("zero_stage=0", "micro_batches=1"),
-        "stage 0": ("zero_stage=0", "micro_batches=2"),
-        "stage 1": ("zero_stage=1", "micro_batches=2"),
-        "stage 2": ("zero_stage=2", "micro_batches=4"),
-        "stage 3, whole": ("zero_stage=3", "micro_batches=1"),
-        "stage 3": ("zero_stage=3", "micro_batches=2", AGAIN),
+    groups = {
+        (): [
+            (0, 1),
+            (0, 2),
+            (1, 2),
+            (2, 4),
+            (3, 1),
+            (3, 2, AGAIN),
+        ],
+        DEEP: [(0, 1), (3, 1), (3, 2), (3, 2, AGAIN)],
+        ("loss.objective=negclip", "loss.comm=ring"): [(0, 1), (0, 2), (3, 2)],
+        ("loss.objective=fscclip", "model.lock_image=true"): [(0, 1), (2, 2), (3, 2)],
     }
-    runs = {name: tmp_path / name for name in cases}
-    train_all(recipe, [(f"output={runs[name]}", CLIPPED, *cases[name]) for name in cases])
-    for name in cases:
-        agree(recipe, runs["whole"], runs[name])
+    runs = {
+        options: [
+            (f"zero_stage={stage}", f"micro_batches={number}", *more)
+            for stage, number, *more in cases
+        ]
+        for options, cases in groups.items()
+    }
+
+    def folder(options, case):
+        return tmp_path / " ".join((*options, *case)).replace("/", "_")
+
+    train_all(
+        recipe,
+        [
+            (f"output={folder(options, case)}", CLIPPED, *options, *case)
+            for options, cases in runs.items()
+            for case in cases
+        ],
+    )
+    for options, (whole, *others) in runs.items():
+        for case in others:
+            agree(recipe, folder(options, whole), folder(options, case), *options)
+
+
+def test_bf16_and_the_scale_on_two_ranks(tmp_path, recipe):
+    """At every stage: bf16 stays close to stage 0, and the logit scale is brought back to 100."""
+    stages = range(4)
+    steep = ("model.config.init_logit_scale=6", "optimizer.lr=1e-4")
+    train_all(
+        recipe,
+        [
+            (f"output={tmp_path}/{name}{stage}", f"zero_stage={stage}", "micro_batches=2", *options)
+            for name, options in (("bf16", ("precision=bf16",)), ("steep", steep))
+            for stage in stages
+        ],
+    )
+    for stage in stages:
+        close_in_bf16(recipe, tmp_path / "bf160", tmp_path / f"bf16{stage}")
+        scales = [line["logit_scale"] for line in loss_lines(tmp_path / f"steep{stage}")]
+        assert scales[0] > 400
+        assert all(90 < scale < 100.01 for scale in scales[1:])
 
 
 @pytest.mark.parametrize(
@@ -114,10 +158,13 @@ def test_bf16_stays_close(tmp_path, recipe):
     for number in (1, 2):
         options = ("precision=bf16", f"micro_batches={number}")
         train_here(recipe, f"output={tmp_path}/{number}", *options)
-    whole, parts = (loss_lines(tmp_path / name) for name in "12")
-    for a, b in zip(whole, parts, strict=True):
+    close_in_bf16(recipe, tmp_path / "1", tmp_path / "2")
+
+
+def close_in_bf16(recipe, one, other):
+    for a, b in zip(loss_lines(one), loss_lines(other), strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=5e-3)
-    assert apart(recipe, tmp_path / "1", tmp_path / "2") < 0.1
+    assert one == other or apart(recipe, one, other) < 0.1
 
 
 def test_patches_are_dropped_alike_when_encoded_again(recipe, world_of_one):
@@ -172,6 +219,29 @@ def test_a_run_goes_on_exactly_and_in_as_many(tmp_path, recipe, monkeypatch, zer
     train_here(recipe, cut, "micro_batches=0", *options)
     assert loss_lines(tmp_path / "cut") == loss_lines(tmp_path / "alone")
     assert "micro_batches: 2\n" in (tmp_path / "cut/config.yaml").read_text()
+
+
+def test_other_ranks_have_it_chosen_anew(tmp_path, recipe, monkeypatch):
+    """What fitted a half of the batch need not fit the whole."""
+    run = f"output={tmp_path}/run"
+    train_all(recipe, [(run, "micro_batches=1")])
+    monkeypatch.setattr(machine, "budget", lambda *_: 10**6)
+    train_here(recipe, run, "micro_batches=0", "epochs=2")
+    assert "micro_batches: 8\n" in (tmp_path / "run/config.yaml").read_text()
+    assert len(loss_lines(tmp_path / "run")) == 10
+
+
+def test_all_ranks_meet_what_the_choosing_one_meets(tmp_path, shards, recipe):
+    """A shard that is named and not there: none waits for another."""
+    cut = tmp_path / "cut"
+    shutil.copytree(shards, cut)
+    for shard in cut.glob("*.tar"):
+        shard.unlink()
+    one, other = errors_of(
+        recipe, [f"data.shards={cut}", "micro_batches=0", f"output={tmp_path}/run"]
+    )
+    assert one == other
+    assert "No such file or directory" in one
 
 
 RESNET = {

@@ -12,7 +12,9 @@ from hnpretrain.models import ModelSettings, build
 from hnpretrain.models.texts import choose_layout
 from hnpretrain.shards.index import read_index
 from hnpretrain.train import machine, memory
+from hnpretrain.train.caching import forward_backward
 from hnpretrain.train.captions import sample_captions
+from hnpretrain.train.engine import build_engine, optimizer_step
 from hnpretrain.train.memory import Job, choose, estimate, measure
 from hnpretrain.train.settings import TrainSettings
 from hnpretrain.train.towers import Towers
@@ -71,11 +73,67 @@ def test_tensors_without_data_take_what_tensors_with_data_do(shards, overrides, 
     for parameter in towers.parameters():
         parameter.register_post_accumulate_grad_hook(memory._forget_gradient)
     texts = job.captions.laid_out(job.layout, 16)
-    with memory._Alive(towers.state_dict().values()) as alive:
-        batch = Batch((), torch.randn(16, 3, 64, 64), texts, job.captions.mask_BC[:16, 1:])
+    batch = Batch((), torch.randn(16, 3, 64, 64), texts, job.captions.mask_BC[:16, 1:])
+    with memory._Alive([batch.image_BCHW, *towers.state_dict().values()]) as alive:
         features = towers(batch)
         sum(x.float().sum() for x in features if x is not None and x.requires_grad).backward()
     assert measure(job).of(16) == pytest.approx(alive.most, rel=0.01)
+
+
+def test_what_is_alive_at_once_is_counted():
+    known = torch.ones(500)
+    with memory._Alive([known]) as alive:
+        a = known * 2  # 2000 bytes
+        b = a.view(5, 100)[0]  # the same
+        c = a + 1  # 4000
+        del a
+        d = c * b.sum()  # 6004: the view keeps it
+        del b, c
+        e = torch.cat([d, d])  # 6000
+    assert alive.most == 6004
+    del e
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_the_optimizer_holds_what_is_estimated(shards, world_of_one, stage):
+    job = job_of(shards, f"zero_stage={stage}", "micro_batches=1")
+    expected = estimate(job, measure(job), 1).parts
+    engine = build_engine(job.model, job.loss, job.settings, world_of_one)
+    batch = Batch(
+        (),
+        torch.randn(16, 3, 64, 64),
+        job.captions.laid_out(job.layout, 16),
+        job.captions.mask_BC[:16, 1:],
+    )
+    forward_backward(engine, job.loss, [batch], lambda _: None)
+    optimizer_step(engine)
+    optimizer = engine.optimizer
+    moments = optimizer.optimizer.state if stage else optimizer.state
+    tensors = [x for state in moments.values() for x in state.values() if torch.is_tensor(x)]
+    if stage in (1, 2):
+        tensors += optimizer.single_partition_of_fp32_groups
+    elif stage == 3:
+        tensors += optimizer.fp32_partitioned_groups_flat
+    assert expected["optimizer"] == pytest.approx(memory._bytes(tensors), rel=0.01)
+
+
+def test_on_a_gpu_what_is_freed_is_not_counted_twice(shards):
+    """The towers' activations are gone when gradients are copied; ZeRO 3's gradients never are."""
+    gpu = torch.device("cuda")
+    activations = measure(job_of(shards))
+    plain, cut = (replace(job_of(shards, f"zero_stage={stage}"), device=gpu) for stage in (0, 3))
+    for job in (plain, cut):
+        taken = estimate(job, activations, 1)
+        parts = taken.parts
+        assert parts["process"] == 0
+        backward = parts["gradients"] + parts["copies of gradients"]
+        apart = parts["activations"] + (job is cut) * parts["gradients"]
+        fixed = sum(parts.values()) - parts["activations"] - backward
+        assert taken.peak == fixed + max(apart, backward)
+        # Many micro-batches leave the rest.
+        assert estimate(job, activations, 16).peak <= taken.peak
+    embedding = 4 * plain.model.token_embedding.weight.numel()
+    assert estimate(cut, activations, 1).parts["gathered weights"] > embedding
 
 
 def test_what_saves_memory_is_seen(shards):
@@ -114,12 +172,17 @@ def test_the_fewest_micro_batches_that_fit(shards, monkeypatch):
     choice = choose(job, 1)
     assert choice.micro_batches == 16
     assert "there are 1.0 MB" in choice.note
-    assert "set model.grad_checkpointing=true or lower batch_size" in choice.note
+    assert "set model.grad_checkpointing=true, lower batch_size or take" in choice.note
 
 
 def test_a_number_that_is_set_is_kept(shards, monkeypatch):
-    monkeypatch.setattr(machine, "budget", lambda *_: 10**6)
-    assert choose(job_of(shards, "micro_batches=2"), 1).micro_batches == 2
+    monkeypatch.setattr(machine, "resident", lambda: 10**9)
+    job = job_of(shards, "micro_batches=2")
+    room = estimate(job, measure(job), 8).peak
+    monkeypatch.setattr(machine, "budget", lambda *_: room)
+    choice = choose(job, 1)
+    assert choice.micro_batches == 2
+    assert "if it fails, set micro_batches=8, set model.grad_checkpointing=true" in choice.note
 
 
 def test_batch_norm_is_never_split(shards, monkeypatch):
@@ -140,6 +203,7 @@ def test_a_model_that_looks_at_values_is_trained_unseen(shards, monkeypatch):
     assert choice.micro_batches == 1
     assert choice.memory is None
     assert "memory cannot be foreseen for this model (DataDependent" in choice.note
+    assert "in micro_batches=1. If memory runs out, set one of 1, 2, 4, 8, 16" in choice.note
 
 
 def test_a_training_says_once_what_will_not_do_and_goes_on(tmp_path, shards, monkeypatch, capsys):

@@ -39,6 +39,8 @@ def test_it_tells_what_the_training_does(tmp_path, recipe):
     assert told["settings"] == config.to_dict(resolved)
     assert told["changed"]["epochs"] == 2
     assert "seed" not in told["changed"]
+    assert told["output_holds_a_run"]
+    assert not foreseen(recipe, f"output={tmp_path}/another")["output_holds_a_run"]
 
 
 def test_texts_and_parameters(recipe):
@@ -50,6 +52,7 @@ def test_texts_and_parameters(recipe):
     assert texts["padded_tokens_a_sample"] == 3 * 16
     padded = foreseen(recipe, "model.text_layout=padded")["texts"]
     assert padded["tokens_a_sample"] == padded["padded_tokens_a_sample"]
+    assert padded["reason"].startswith("it is asked for, where auto would take trees")
     model = told["model"]
     assert model["parameters"] - model["trained"] == model["image_tower"] > 0
 
@@ -69,11 +72,16 @@ def test_ranks_share_the_batch(recipe):
         ("data.shards=''", "set data.shards"),
         ("micro_batches=3", "micro_batches=3 must divide the 8 samples"),
         ("batch_size=64", "40 samples do not fill one global batch of 64"),
+        ("loss.objective=siglip", "loss.objective=siglip needs a model with a logit bias"),
+        ("loss.objective=fscclip model.config.vision_cfg.layers=[1,1,1,1]", "need a ViT"),
+        ("loss.objective=fscclip model.text_layout=padded", "set it to auto or trees"),
     ],
 )
-def test_it_refuses_what_the_training_would(recipe, override, message):
+def test_it_refuses_what_the_training_would(tmp_path, recipe, override, message):
     with pytest.raises(ValueError, match=message):
-        foreseen(recipe, override)
+        foreseen(recipe, *override.split())
+    with pytest.raises(ValueError, match=message):
+        train_here(recipe, f"output={tmp_path}/run", *override.split())
 
 
 def test_it_says_what_does_not_fit(recipe, monkeypatch, capsys):
