@@ -9,8 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from hnpretrain.shards import storage
-
 CaptionsFile = Annotated[str, typer.Argument(help="A COCO captions json, may be gzipped.")]
 Architectures = Annotated[
     str, typer.Option(help="open_clip's names, or json files with a model config; commas between.")
@@ -194,6 +192,8 @@ def _show(
     json_file: str,
 ) -> None:
     """Shows and writes the rows of each case once they are there, beside those before."""
+    from hnpretrain.shards import storage
+
     rows: list[Mapping[str, Any]] = []
     for of_case in found:
         show(of_case)
