@@ -1,4 +1,4 @@
-"""`hnpretrain shard build|count|adversary|verify|preview|stats`."""
+"""`hnpretrain shard build|index|count|adversary|verify|preview|stats`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ _STOPPED = 130
 
 Folder = Annotated[str, typer.Argument(help="Folder or URL of the shards.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes.")]
+MaxPixels = Annotated[int, typer.Option(min=1, help="Largest width x height of an image.")]
 
 
 Arguments = Annotated[
@@ -66,6 +67,45 @@ def build(
     if result.owed:
         done += f"; no index.json yet, the other parts owe {result.owed} shards"
     console.print(done, soft_wrap=True, highlight=False, markup=False)
+
+
+@app.command()
+def index(
+    folder: Annotated[str, typer.Argument(help="Folder or URL of the tars.")],
+    markers: Annotated[
+        str,
+        typer.Option(
+            metavar="FOLDER", help="Folder or URL for markers and index; else beside the tars."
+        ),
+    ] = "",
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one a core.")] = 0,
+    max_pixels: MaxPixels = 10**8,
+    max_reject_share: Annotated[
+        float, typer.Option(min=0, max=1, help="No index if more samples or tars are rejected.")
+    ] = 0.1,
+) -> None:
+    """Make markers and index for tars that others wrote, so that `train` streams them.
+
+    Reads each .tar of WebDataset's kind (img2dataset, DataComp, ...) once; the tars stay as they
+    are. A command that was stopped goes on where it was: finished markers are kept.
+    """
+    from rich.console import Console
+
+    from shard_tools.indexing import index_tars
+    from shard_tools.summary import print_summary
+    from shard_tools.workers import cores
+
+    with (
+        _stoppable("finished markers are kept, the same command goes on there"),
+        _bar("indexing") as progress,
+    ):
+        done = index_tars(
+            folder, markers, workers or cores(), max_pixels, max_reject_share, progress
+        )
+    console = Console()
+    print_summary(console, done.index)
+    line = f"{done.made} tars indexed, {done.kept} kept: data.shards={markers or folder}"
+    console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command()
@@ -144,7 +184,7 @@ def verify(
     deep: Annotated[
         bool, typer.Option("--deep", help="Decode every image; else its header must do.")
     ] = False,
-    max_pixels: Annotated[int, typer.Option(help="Largest width x height of an image.")] = 10**8,
+    max_pixels: MaxPixels = 10**8,
     workers: Workers = 1,
 ) -> None:
     """Check all bytes against markers and index, and every negative against its caption.
@@ -179,9 +219,10 @@ def preview(
     from rich.console import Console
 
     from shard_tools.preview import draw_samples, print_sample
-    from shard_tools.summary import read_counts
+    from shard_tools.summary import read_counts, require_built
 
     index, _ = read_counts(folder)
+    require_built(index, "preview")
     drawn = draw_samples(folder, index, samples or (100 if html else 5), seed)
     if html:
         from shard_tools.preview_page import write_page
@@ -220,7 +261,7 @@ def stats(
     from rich.console import Console
 
     from hnpretrain.shards import storage
-    from shard_tools.summary import print_summary, print_text_stats, read_counts
+    from shard_tools.summary import print_summary, print_text_stats, read_counts, require_built
     from shard_tools.text_stats import read_text_stats
 
     if samples is not None and not words:
@@ -228,6 +269,7 @@ def stats(
     index, finished = read_counts(folder)
     text = None
     if words:
+        require_built(index, "stats --words")
         with _bar("reading") as progress:
             text = read_text_stats(folder, index, samples, seed, workers, progress)
     console = Console()

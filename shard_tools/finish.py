@@ -40,7 +40,7 @@ def finish(
     index = Index.of(markers)
     path = storage.join(settings.output, INDEX_NAME)
     try:
-        _check_rejects(settings, index, markers)
+        check_rejects(settings.max_reject_share, index, markers)
     except ValueError:
         storage.remove(path)
         raise
@@ -77,7 +77,7 @@ def _markers_of_others(
     return markers, len(found) - len(markers)
 
 
-def _check_rejects(settings: BuildSettings, index: Index, markers: Sequence[Marker]) -> None:
+def check_rejects(max_reject_share: float, index: Index, markers: Sequence[Marker]) -> None:
     """Raises ValueError if too large a share of the samples was left out, or all of them, or too
     large a share of the source tars is broken (how many samples those held can't be known).
     """
@@ -85,8 +85,8 @@ def _check_rejects(settings: BuildSettings, index: Index, markers: Sequence[Mark
     left_out = sum(reasons.values())
     total = index.samples + left_out
     broken = sum(BROKEN_TAR in marker.rejects for marker in markers)
-    too_many = left_out > settings.max_reject_share * total
-    too_many_broken = broken > settings.max_reject_share * len(markers)
+    too_many = left_out > max_reject_share * total
+    too_many_broken = broken > max_reject_share * len(markers)
     if index.samples and not too_many and not too_many_broken:
         return
     parts = []
@@ -105,9 +105,9 @@ def _check_rejects(settings: BuildSettings, index: Index, markers: Sequence[Mark
         what = f"{broken} of {len(markers)} source tars are broken"
     why, remedy = "so none is left", "mend the source"
     if index.samples:
-        why = f"more than max_reject_share={settings.max_reject_share} allows"
+        why = f"more than max_reject_share={max_reject_share} allows"
         remedy += " or raise max_reject_share"
     raise ValueError(
-        f"{what}, {why}; no index was written: {remedy}, and build again. The markers name them "
+        f"{what}, {why}; no index was written: {remedy}, and start again. The markers name them "
         f"all: {', '.join(parts) or 'the source holds no sample'}"
     )

@@ -35,13 +35,11 @@ def check_place(output: str, shards: Sequence[SourceShard]) -> None:
     if storage.is_file(output):
         raise ValueError(f"output={output!r} is a file; choose a folder")
     for shard in shards:
-        if isinstance(shard, TarShard) and _same_place(
-            storage.join(output, shard.name), shard.path
-        ):
+        if isinstance(shard, TarShard) and same_place(storage.join(output, shard.name), shard.path):
             raise ValueError(f"output={output!r} is the source's own folder; choose another")
 
 
-def _same_place(first: str, second: str) -> bool:
+def same_place(first: str, second: str) -> bool:
     (fs, inner), (other_fs, other) = storage.filesystem(first), storage.filesystem(second)
     if isinstance(fs, LocalFileSystem) and isinstance(other_fs, LocalFileSystem):
         return os.path.realpath(inner) == os.path.realpath(other)
@@ -61,9 +59,14 @@ def is_of_shard(name: str) -> bool:
     return name.endswith((".tar", ".marker.json"))
 
 
+def files_of(shards: Iterable[SourceShard]) -> set[str]:
+    """The names of the shards' tars and markers."""
+    return {name for shard in shards for name in (shard.name, marker_name(shard.name))}
+
+
 def refuse_others(output: str, names: Iterable[str], shards: Sequence[SourceShard]) -> None:
     """Raises ValueError if the folder's files are of shards that this job does not make."""
-    ours = {name for shard in shards for name in (shard.name, marker_name(shard.name))}
+    ours = files_of(shards)
     others = sorted(name for name in names if is_of_shard(name) and name not in ours)
     if others:
         shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
@@ -125,18 +128,18 @@ def essentials_of(marker: Marker) -> Marker:
         named[reject.reason] += 1
         if named[reject.reason] <= NAMES_SHOWN:
             few.append(reject)
-    return dataclasses.replace(marker, offsets=(), rejected=tuple(few))
+    return dataclasses.replace(marker.without_samples(), rejected=tuple(few))
 
 
-def remove_leftovers(output: str, names: Iterable[str], shards: Sequence[SourceShard]) -> None:
-    """Removes the temporary files of these shards that killed jobs left among the folder's files.
+def remove_leftovers(output: str, names: Iterable[str], ours: Iterable[str]) -> None:
+    """Removes what killed jobs left of the temporary files of `ours` among the folder's files.
 
     In one look at the folder: a look for each shard is slow where there are many.
     """
-    ours = {name for shard in shards for name in (shard.name, marker_name(shard.name))}
+    targets = frozenset(ours)
     for name in names:
         match = _LEFTOVER.fullmatch(name)
-        if match is not None and match[1] in ours:
+        if match is not None and match[1] in targets:
             storage.remove(storage.join(output, name))
 
 

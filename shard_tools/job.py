@@ -113,7 +113,7 @@ def build(settings: BuildSettings, report: Report = lambda _: None) -> BuildResu
         configuration = record.fingerprint_of(record.record_of(settings, maker))
         mine = settings.part_of(shards)
         sizes = folder.read_sizes(settings.output)
-        folder.remove_leftovers(settings.output, sizes, mine)
+        folder.remove_leftovers(settings.output, sizes, folder.files_of(mine))
         kept, to_do = folder.find_finished(settings.output, mine, configuration, sizes)
         markers = list(kept)
         if to_do:

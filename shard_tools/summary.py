@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 
 from rich.console import Console
@@ -29,6 +28,15 @@ def read_counts(folder: str) -> tuple[Index, bool]:
     return sum_markers(folder), False
 
 
+def require_built(index: Index, what: str) -> None:
+    """Raises ValueError if the index is one of tars that others wrote."""
+    if index.tars:
+        raise ValueError(
+            f"{what} is for what `shard build` made; this index, of `shard index`, is of tars that "
+            "others wrote"
+        )
+
+
 def sum_markers(folder: str) -> Index:
     """The index that the markers in a folder add up to.
 
@@ -48,7 +56,7 @@ def _essentials(folder: str, names: list[str]) -> Iterator[Marker]:
     """Markers without the lists that make them large: there may be 40,000 of 10,000 samples."""
     for name in names:
         marker = read_marker(folder, name.removesuffix(".marker.json") + ".tar")
-        yield dataclasses.replace(marker, offsets=(), rejected=())
+        yield marker.without_samples()
 
 
 def print_summary(console: Console, index: Index) -> None:

@@ -18,7 +18,8 @@ from types import TracebackType
 from hnpretrain.shards import storage
 from hnpretrain.shards.marker import Marker, Reject, marker_name
 from hnpretrain.shards.schema import Sample
-from hnpretrain.shards.tar import END_OF_ARCHIVE, encode_sample
+from hnpretrain.shards.tar import END_OF_ARCHIVE, checksum, encode_sample
+from shard_tools.caption_counts import CaptionCounts, sorted_counts
 
 # Memory that one worker's spool may take.
 SPOOL_BYTES = 128 * 2**20
@@ -33,11 +34,7 @@ class ShardWriter:
         self._end = 0
         self._rejected: list[Reject] = []
         self._candidates_rejected: Counter[str] = Counter()
-        self._concepts: Counter[str] = Counter()
-        self._strategies: Counter[str] = Counter()
-        self._captions = 0
-        self._captions_with_negatives = 0
-        self._max_negatives = 0
+        self._captions = CaptionCounts()
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -60,12 +57,7 @@ class ShardWriter:
         with storage.named_if_full(tempfile.gettempdir()):
             self._spool.write(data)
         self._end += len(data)
-        for caption in sample.captions:
-            self._captions += 1
-            self._captions_with_negatives += bool(caption.negatives)
-            self._max_negatives = max(self._max_negatives, len(caption.negatives))
-            self._concepts.update(negative.concept for negative in caption.negatives)
-            self._strategies.update(negative.strategy for negative in caption.negatives)
+        self._captions.add(sample.captions)
 
     def reject(self, reject: Reject) -> None:
         """Puts a left-out sample or caption on record."""
@@ -86,6 +78,7 @@ class ShardWriter:
 
         digest = hashlib.sha256()
         offsets = [0]
+        checksums = []
         with storage.write_whole(path) as tar:
             for key in sorted(self._places):
                 start, size = self._places[key]
@@ -95,6 +88,7 @@ class ShardWriter:
                 digest.update(data)
                 tar.write(data)
                 offsets.append(offsets[-1] + size)
+                checksums.append(checksum(data))
             digest.update(END_OF_ARCHIVE)
             tar.write(END_OF_ARCHIVE)
 
@@ -105,22 +99,14 @@ class ShardWriter:
             bytes=offsets[-1] + len(END_OF_ARCHIVE),
             sha256=digest.hexdigest(),
             offsets=tuple(offsets),
-            captions=self._captions,
-            captions_with_negatives=self._captions_with_negatives,
-            negatives=self._concepts.total(),
-            max_negatives=self._max_negatives,
-            concepts=_sorted(self._concepts),
-            strategies=_sorted(self._strategies),
-            rejects=_sorted(Counter(reject.reason for reject in rejected)),
+            crc32=tuple(checksums),
+            **self._captions.fields(),
+            rejects=sorted_counts(Counter(reject.reason for reject in rejected)),
             rejected=rejected,
-            candidates_rejected=_sorted(self._candidates_rejected),
+            candidates_rejected=sorted_counts(self._candidates_rejected),
             configuration=configuration,
             source=source,
             source_fingerprint=source_fingerprint,
         )
         storage.write_bytes(marker_path, marker.to_bytes())
         return marker
-
-
-def _sorted(counts: Counter[str]) -> dict[str, int]:
-    return dict(sorted(counts.items()))

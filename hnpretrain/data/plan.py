@@ -5,6 +5,11 @@
 3. A stream is cut into blocks; each block is read at once and shuffled by its own generator.
 4. Rank r of W reads the streams v with v mod W == r; a global step takes B / V samples from each.
 
+A mixture has such a line for each of its data sets, and a stream takes from each its segment's part
+of the block, evenly. A data set of weight w goes on in its line where the epoch before has stopped,
+w * N further each epoch: the line is followed by another permutation of the shards, another *pass*.
+With w = 1 passes are epochs; with w = 0.5 two epochs show each sample once.
+
 So the global batch of a step is the same for every W that divides V, the whole position in the data
 is (epoch, step), and resuming at a step needs arithmetic, not reading.
 """
@@ -14,7 +19,7 @@ from __future__ import annotations
 import bisect
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,11 +30,39 @@ _TARGET_STREAMS = 64
 
 @dataclass(frozen=True)
 class Run:
-    """Neighbouring samples of one shard: numbers [start, stop) within it."""
+    """Neighbouring samples of one shard: numbers [start, stop) within it.
+
+    Attributes:
+        shard: counted through all data sets.
+        passage: which pass over its data set this is, from 0: what draws for a sample come from.
+    """
 
     shard: int
     start: int
     stop: int
+    passage: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """A data set of the mixture.
+
+    Attributes:
+        shard_samples: number of samples of each shard, in the index's order.
+        weight: how often an epoch shows it.
+    """
+
+    shard_samples: tuple[int, ...]
+    weight: float = 1.0
+
+    @functools.cached_property
+    def samples(self) -> int:
+        """N, the samples of the data set."""
+        return sum(self.shard_samples)
+
+    def begin(self, epoch: int) -> int:
+        """Where an epoch begins in the endless line of passes."""
+        return math.floor(epoch * self.weight * self.samples)
 
 
 @dataclass(frozen=True)
@@ -45,19 +78,19 @@ class Block:
     order: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """All streams of all epochs.
 
     Attributes:
-        shard_samples: number of samples of each shard, in the index's order.
+        parts: the data sets.
         streams: V.
         batch_size: B, the global batch.
         block_size: samples of a block.
         seed: of all permutations.
     """
 
-    shard_samples: tuple[int, ...]
+    parts: tuple[Part, ...]
     streams: int
     batch_size: int
     block_size: int
@@ -76,19 +109,28 @@ class Plan:
             )
         if self.steps_per_epoch < 1:
             raise ValueError(
-                f"the data set's {self.samples} samples do not fill one global batch of "
+                f"the {self.samples} samples of an epoch do not fill one global batch of "
                 f"{self.batch_size}; lower batch_size or build more shards"
             )
 
     @functools.cached_property
     def samples(self) -> int:
-        """N, the samples of the data set."""
-        return sum(self.shard_samples)
+        """Samples of an epoch: all data sets, each as often as its weight says."""
+        return sum(math.floor(part.weight * part.samples) for part in self.parts)
 
     @property
+    def shards(self) -> int:
+        return sum(len(part.shard_samples) for part in self.parts)
+
+    @functools.cached_property
     def stream_length(self) -> int:
-        """Samples of each stream: floor(N / V)."""
-        return self.samples // self.streams
+        """Samples of each stream: of each data set floor(w * N / V)."""
+        return sum(self._shares)
+
+    @functools.cached_property
+    def _shares(self) -> list[int]:
+        """Of each data set, the samples of one stream."""
+        return [math.floor(part.weight * part.samples) // self.streams for part in self.parts]
 
     @property
     def samples_per_step(self) -> int:
@@ -101,7 +143,7 @@ class Plan:
 
     @property
     def left_out(self) -> int:
-        """Samples that an epoch does not show: at most V - 1 and one partial batch."""
+        """Samples that an epoch does not show: at most V - 1 a data set and one partial batch."""
         return self.samples - self.steps_per_epoch * self.batch_size
 
     def streams_of(self, rank: int, world_size: int) -> tuple[int, ...]:
@@ -130,35 +172,55 @@ class Plan:
     def block(self, epoch: int, stream: int, position: int) -> Block:
         """The block that holds a position of a stream, in one epoch."""
         number, first, last = self.block_at(stream, position)
-        offset = stream * self.stream_length
-        runs = self._runs(epoch, offset + first, offset + last)
+        runs: list[Run] = []
+        for number_of_part, (start, stop) in enumerate(
+            zip(self._split(first), self._split(last), strict=True)
+        ):
+            part, share = self.parts[number_of_part], self._shares[number_of_part]
+            offset = part.begin(epoch) + stream * share
+            runs += self._runs(number_of_part, offset + start, offset + stop)
         order = self._generator(epoch, 1 + stream, number).permutation(last - first)
-        return Block(runs, order)
+        return Block(tuple(runs), order)
 
-    def _runs(self, epoch: int, start: int, stop: int) -> tuple[Run, ...]:
-        """Where positions [start, stop) of the epoch's line lie."""
-        shards, ends = _line(self, epoch)
-        runs = []
-        place = bisect.bisect_right(ends, start)
+    def _split(self, position: int) -> list[int]:
+        """How many of the first samples of a stream are of each data set: all in proportion.
+
+        One after the other takes its part of what those before have left, so that with each
+        position the count of one of them grows by one.
+        """
+        left = self.stream_length
+        counts = []
+        for share in self._shares:
+            count = position * share // left if left else 0
+            counts.append(count)
+            position, left = position - count, left - share
+        return counts
+
+    def _runs(self, number_of_part: int, start: int, stop: int) -> Iterator[Run]:
+        """Where [start, stop) of the endless line of a data set lies."""
+        part = self.parts[number_of_part]
+        first_shard = sum(len(each.shard_samples) for each in self.parts[:number_of_part])
         while start < stop:
-            begin = int(ends[place]) - self.shard_samples[shards[place]]
-            end = min(stop, int(ends[place]))
-            if end > start:
-                runs.append(Run(int(shards[place]), start - begin, end - begin))
-            start = end
-            place += 1
-        return tuple(runs)
+            passage, at = divmod(start, part.samples)
+            shards, ends = _line(self, number_of_part, passage)
+            place = bisect.bisect_right(ends, at)
+            shard, end = int(shards[place]), int(ends[place])
+            begin = end - part.shard_samples[shard]
+            taken = min(stop - start, end - at)
+            yield Run(first_shard + shard, at - begin, at - begin + taken, passage)
+            start += taken
 
     def _generator(self, epoch: int, *where: int) -> np.random.Generator:
         # Philox is counter-based and its stream is fixed by numpy's compatibility policy.
         return np.random.Generator(np.random.Philox([self.seed, epoch, *where]))
 
 
-@functools.lru_cache(maxsize=2)
-def _line(plan: Plan, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """The shards of an epoch in their order, and where each ends on the line."""
-    shards = plan._generator(epoch, 0, 0).permutation(len(plan.shard_samples))
-    return shards, np.cumsum([plan.shard_samples[shard] for shard in shards])
+@functools.lru_cache(maxsize=32)
+def _line(plan: Plan, number_of_part: int, passage: int) -> tuple[np.ndarray, np.ndarray]:
+    """The shards of a pass over a data set in their order, and where each ends on the line."""
+    samples = plan.parts[number_of_part].shard_samples
+    shards = plan._generator(passage, 0, number_of_part).permutation(len(samples))
+    return shards, np.cumsum([samples[shard] for shard in shards])
 
 
 def choose_streams(batch_size: int, world_size: int) -> int:

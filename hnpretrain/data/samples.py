@@ -1,26 +1,24 @@
 """From a raw sample to tensors: one caption, up to K of its negatives, the augmented image.
 
-Every draw comes from (seed, epoch, key): the same sample in the same epoch gives the same tensors
-wherever and whenever it is read. The caption and the augmentation are drawn before the negatives,
-so runs that differ in K alone see the same images and captions.
+Every draw comes from (seed, pass, key): the same sample in the same pass over its data set gives
+the same tensors wherever and whenever it is read. The caption and the augmentation are drawn before
+the negatives, so runs that differ in K alone see the same images and captions.
 """
 
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
+from torch.utils.data import default_collate
 
+from hnpretrain.data.images import ImageReader
 from hnpretrain.data.texts import TextLayout, Texts
-from hnpretrain.shards.images import decode_image
 from hnpretrain.shards.tar import RawSample
 
-Transform = Callable[[Image.Image], torch.Tensor]
 Tokenizer = Callable[[list[str]], torch.Tensor]
 
 
@@ -47,21 +45,19 @@ class SampleDecoder:
     """Makes TrainingSamples.
 
     Attributes:
-        transform: the model's own image transform (PIL image -> C x H x W).
+        read_image: makes the transformed image of its bytes and a seed.
         tokenizer: the model's own tokenizer (n texts -> n x L ids).
         negatives: K; 0 means captions alone.
-        max_pixels: larger images are refused before they are decoded.
         seed: of the draws.
     """
 
-    transform: Transform
+    read_image: ImageReader
     tokenizer: Tokenizer
     negatives: int
-    max_pixels: int
     seed: int
 
-    def __call__(self, raw: RawSample, epoch: int) -> TrainingSample:
-        """Decodes a sample.
+    def __call__(self, raw: RawSample, passage: int) -> TrainingSample:
+        """Decodes a sample in one pass over its data set.
 
         Raises:
             BadImage: the image cannot be decoded, or is too large.
@@ -69,9 +65,8 @@ class SampleDecoder:
         """
         captions = raw.captions()
         image_bytes, _ = raw.image()
-        image = decode_image(image_bytes, self.max_pixels)
 
-        draw = _generator(self.seed, epoch, raw.key)
+        draw = draws_for(self.seed, passage, raw.key)
         augmentation_seed = int(draw.integers(2**63))
         caption = captions[int(draw.integers(len(captions)))]
         order = draw.permutation(len(caption.negatives)).tolist()
@@ -80,7 +75,7 @@ class SampleDecoder:
         token_CL[: len(rows)] = torch.stack(rows)
         return TrainingSample(
             key=raw.key,
-            image_CHW=_augment(self.transform, image, augmentation_seed),
+            image_CHW=self.read_image(image_bytes, augmentation_seed),
             token_CL=token_CL,
             mask_C=torch.arange(1 + self.negatives) < len(rows),
         )
@@ -100,24 +95,10 @@ class SampleDecoder:
         return [text_L, *rows]
 
 
-def _generator(seed: int, epoch: int, key: str) -> np.random.Generator:
-    digest = hashlib.blake2b(f"{seed}/{epoch}/{key}".encode(), digest_size=16).digest()
+def draws_for(seed: int, passage: int, key: str) -> np.random.Generator:
+    """What a sample's draws come from in one pass; the first is the augmentation's seed."""
+    digest = hashlib.blake2b(f"{seed}/{passage}/{key}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
-
-
-def _augment(transform: Transform, image: Image.Image, seed: int) -> torch.Tensor:
-    # torchvision draws from torch's generator, open_clip's color jitter from Python's; both are
-    # restored, so that decoding in the training process (workers=0) leaves training's draws alone.
-    python_state, torch_state = random.getstate(), torch.get_rng_state()
-    try:
-        random.seed(seed)
-        # The CPU's generator alone: torch.manual_seed would also queue a call, with its stack, for
-        # each CUDA device, in a worker that never uses one.
-        torch.default_generator.manual_seed(seed)
-        return transform(image)
-    finally:
-        random.setstate(python_state)
-        torch.set_rng_state(torch_state)
 
 
 @dataclass(frozen=True)
@@ -140,7 +121,8 @@ class Chunk:
     def stack(cls, samples: Sequence[TrainingSample]) -> Chunk:
         return cls(
             tuple(sample.key for sample in samples),
-            torch.stack([sample.image_CHW for sample in samples]),
+            # In a loader's worker this stacks in shared memory, where it would else be copied to.
+            default_collate([sample.image_CHW for sample in samples]),
             torch.stack([sample.token_CL for sample in samples]),
             torch.stack([sample.mask_C for sample in samples]),
         )

@@ -1,129 +1,410 @@
 """Reads streams of the plan: whole blocks by ranged reads, then single samples in block order.
 
+1. While a stream gives out one block, its next one is read in the background (`Background`), so
+   that who takes the samples waits for the store only if it is too slow on average.
+2. Each sample's bytes are checked against the marker's crc32, and what differs is read once more.
+3. A shard that cannot be used stops the run, or is quarantined: its samples are rejected.
+4. For each sample that was rejected or cannot be decoded, another one stands in, so that batches
+   keep their size on every rank.
+
 A position is reached by reading its block and taking samples from there on; nothing before it is
-read from other blocks, and nothing at all is decoded to get there.
+read from other blocks, and nothing at all is decoded to get there. What stands in for what depends
+on the position and on the faults alone, never on ranks, workers or where a run began.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from hnpretrain.data.plan import Plan
-from hnpretrain.shards import storage
+from hnpretrain.data.background import Background
+from hnpretrain.data.cache import ShardCache
+from hnpretrain.data.ledger import Ledger, Tally
+from hnpretrain.data.mixture import Mixture
+from hnpretrain.data.plan import Plan, Run
+from hnpretrain.shards import retries, storage
 from hnpretrain.shards.images import BadImage
-from hnpretrain.shards.index import Index
-from hnpretrain.shards.marker import Marker, Reject, read_marker
-from hnpretrain.shards.tar import RawSample, decode_sample
+from hnpretrain.shards.marker import Reject, read_marker
+from hnpretrain.shards.tar import RawSample, checksum, decode_sample
 
 T = TypeVar("T")
 
+# Reasons of rejects that are found before a sample is decoded.
+DAMAGED = "checksum_mismatch"
+UNREADABLE = "shard_unreadable"
 # Stand-ins tried for one broken sample before giving up: so many in a row is no bad luck.
 _STAND_INS = 8
+# Blocks tried for stand-ins, likewise, where half a block or more cannot be read.
+_BLOCKS_TRIED = 8
+# Markers kept. A stream lies in few shards at a time, but there may be 100,000.
+_MARKERS = 256
 
 
 class StoredSample(NamedTuple):
-    """The tar bytes of one sample, and where they lie, for messages."""
+    """The tar bytes of one sample, where they lie, for messages, and the pass they are read in."""
 
     where: str
     data: bytes
+    passage: int
+
+
+class Unreadable(NamedTuple):
+    """A sample of a shard that cannot be used: the shard's path, and why."""
+
+    shard: str
+    why: str
+
+
+class BadShard(ValueError):
+    """A shard that cannot be used: missing, not what its marker or the index say, or unreadable.
+
+    Attributes:
+        shard: its path.
+        why: what is wrong with it.
+    """
+
+    def __init__(self, shard: str, why: str) -> None:
+        super().__init__(shard, why)
+        self.shard = shard
+        self.why = why
+
+    def __str__(self) -> str:
+        return (
+            f"shard {self.shard}: {self.why}. Restore it, or set data.on_bad_shard=skip to go on "
+            "without its samples"
+        )
+
+
+class _Places(NamedTuple):
+    """What a marker says of a shard's samples, in arrays: markers of 10,000 samples are large."""
+
+    offsets: np.ndarray
+    crc32: np.ndarray
 
 
 class ShardSet:
-    """The shards of one data set, opened where they are used (a loader's worker).
+    """The shards of a mixture, opened where they are used (a loader's worker).
 
     Args:
-        folder: local path or URL.
-        index: its index; markers must agree with it.
+        mixture: markers must agree with its indexes.
+        cache: on this node, for whole shards.
     """
 
-    def __init__(self, folder: str, index: Index) -> None:
-        self.folder = folder
-        self.index = index
-        # A stream lies in few shards at a time; markers are small but there may be 100,000.
-        self._marker = functools.lru_cache(maxsize=256)(self._read_marker)
+    def __init__(self, mixture: Mixture, cache: ShardCache | None = None) -> None:
+        self._mixture = mixture
+        self._cache = cache
+        self._places = functools.lru_cache(maxsize=_MARKERS)(self._read_places)
 
-    def read(self, shard: int, start: int, stop: int) -> list[StoredSample]:
-        """Samples [start, stop) of a shard, by one ranged read."""
-        name = self.index.shards[shard].name
-        offsets = self._marker(shard).offsets[start : stop + 1]
-        data = storage.read_range(storage.join(self.folder, name), offsets[0], offsets[-1])
-        return [
-            StoredSample(f"{name} sample {number}", data[begin - offsets[0] : end - offsets[0]])
-            for number, (begin, end) in enumerate(itertools.pairwise(offsets), start)
-        ]
+    def path(self, shard: int) -> str:
+        return self._mixture.tar_path(shard)
 
-    def _read_marker(self, shard: int) -> Marker:
-        entry = self.index.shards[shard]
-        marker = read_marker(self.folder, entry.name)
+    def notes(self) -> list[str]:
+        """What the cache has to tell."""
+        return self._cache.notes() if self._cache else []
+
+    def read(self, run: Run) -> list[StoredSample | Reject]:
+        """The samples of a run, by one ranged read.
+
+        Bytes that differ from what the marker says are read once more, since the way here may have
+        damaged them. Samples that still differ are rejects.
+
+        Raises:
+            BadShard: the shard cannot be used.
+        """
+        shard, start, stop, passage = run.shard, run.start, run.stop, run.passage
+        try:
+            offsets, crc32 = self._places(shard)
+            bounds, sums = offsets[start : stop + 1].tolist(), crc32[start:stop].tolist()
+            parts = self._parts(shard, bounds, afresh=False)
+            found = [checksum(part) for part in parts]
+            if found != sums:
+                retries.count()
+                parts = self._parts(shard, bounds, afresh=True)
+                found = [checksum(part) for part in parts]
+        except (OSError, ValueError) as error:
+            raise BadShard(self.path(shard), " ".join(str(error).split())) from error
+        _, entry = self._mixture.shard(shard)
+        samples: list[StoredSample | Reject] = []
+        for number, part, crc, expected in zip(range(start, stop), parts, found, sums, strict=True):
+            where = f"{entry.name} sample {number}"
+            if crc == expected:
+                samples.append(StoredSample(where, part, passage))
+            else:
+                detail = f"{where}: crc32 {crc:08x}, {expected:08x} in the shard's marker"
+                samples.append(Reject("?", DAMAGED, detail))
+        return samples
+
+    def _parts(self, shard: int, bounds: list[int], afresh: bool) -> list[bytes]:
+        """The bytes between neighbouring bounds; `afresh`: from the store, whatever is cached."""
+        data = None
+        _, entry = self._mixture.shard(shard)
+        first, last = bounds[0], bounds[-1]
+        if self._cache and afresh:
+            self._cache.forget(entry.sha256)
+        elif self._cache:
+            path = self.path(shard)
+            data = self._cache.read_range(path, entry.bytes, entry.sha256, first, last)
+        if data is None:
+            data = storage.read_range(self.path(shard), first, last)
+        return [data[begin - first : end - first] for begin, end in itertools.pairwise(bounds)]
+
+    def _read_places(self, shard: int) -> _Places:
+        """Raises OSError or ValueError: what is there is not the shard that the index names."""
+        folder, entry = self._mixture.shard(shard)
+        marker = read_marker(folder, entry.name)
         if (marker.samples, marker.sha256) != (entry.samples, entry.sha256):
             raise ValueError(
-                f"{storage.join(self.folder, entry.name)}: its marker does not agree with the "
-                "index; build the shards again, or restore both from one build"
+                "its marker does not agree with the index; build the shards again, or take both "
+                "from one build"
             )
-        return marker
+        # Here and not where the missing bytes would be read, so that all streams find the same.
+        size = storage.size(self.path(shard))
+        if size != entry.bytes:
+            raise ValueError(f"{size} bytes, {entry.bytes} in the index")
+        return _Places(np.array(marker.offsets, np.int64), np.array(marker.crc32, np.uint32))
+
+
+@dataclass(frozen=True)
+class StoredBlock:
+    """A block as it was read.
+
+    Attributes:
+        samples: in the order in which they are given out.
+        spares: what stands in for those that cannot be used: the block's own samples, or those of
+            another one if half of it or more is lost.
+        retries: that it took.
+        notes: for people.
+    """
+
+    samples: list[StoredSample | Reject | Unreadable]
+    spares: list[StoredSample]
+    retries: int
+    notes: list[str]
+
+
+# Shards (by number) that one stream does not try again in this epoch, and why. Each stream finds
+# out for itself, so that what it gives does not depend on which other streams its worker reads.
+Quarantine = dict[int, str]
+
+
+class BlockReader:
+    """Reads blocks of the plan; threads may share it.
+
+    Args:
+        shards: where from.
+        plan: of the run.
+        skip_bad_shards: quarantine them; else they are errors.
+    """
+
+    def __init__(self, shards: ShardSet, plan: Plan, skip_bad_shards: bool) -> None:
+        self.plan = plan
+        self._shards = shards
+        self._skip = skip_bad_shards
+
+    def read(self, epoch: int, stream: int, position: int, quarantine: Quarantine) -> StoredBlock:
+        """The block that holds a position of a stream, with its spares.
+
+        Raises:
+            BadShard: a shard cannot be used, and bad ones are not skipped.
+            ValueError: too many blocks in a row have nothing that could be read.
+        """
+        with retries.counted() as counter:
+            samples = self._samples(epoch, stream, position, quarantine)
+            spares = _readable(samples)
+            if 2 * len(spares) <= len(samples):
+                spares = self._spares(epoch, stream, position, quarantine) or spares
+        if not spares:
+            why = ", ".join(f"{self._shards.path(s)}: {w}" for s, w in quarantine.items())
+            raise ValueError(
+                f"{_BLOCKS_TRIED} blocks were tried for samples of stream {stream} in epoch "
+                f"{epoch}, none could be read: {why or 'all samples are damaged'}"
+            )
+        return StoredBlock(samples, spares, counter.count, self._shards.notes())
+
+    def _samples(
+        self, epoch: int, stream: int, position: int, quarantine: Quarantine
+    ) -> list[StoredSample | Reject | Unreadable]:
+        block = self.plan.block(epoch, stream, position)
+        stored = [sample for run in block.runs for sample in self._run(run, quarantine)]
+        return [stored[place] for place in block.order]
+
+    def _run(
+        self, run: Run, quarantine: Quarantine
+    ) -> Iterable[StoredSample | Reject | Unreadable]:
+        if run.shard not in quarantine:
+            try:
+                return self._shards.read(run)
+            except BadShard as error:
+                if not self._skip:
+                    raise
+                quarantine[run.shard] = error.why
+        lost = Unreadable(self._shards.path(run.shard), quarantine[run.shard])
+        return itertools.repeat(lost, run.stop - run.start)
+
+    def _spares(
+        self, epoch: int, stream: int, position: int, quarantine: Quarantine
+    ) -> list[StoredSample]:
+        """The samples of the nearest block of which more than half can be read, or none."""
+        tried = 0
+        for other, place in self._nearby(stream, position):
+            runs = self.plan.block(epoch, other, place).runs
+            if all(run.shard in quarantine for run in runs):
+                continue
+            samples = self._samples(epoch, other, place, quarantine)
+            spares = _readable(samples)
+            if 2 * len(spares) > len(samples):
+                return spares
+            tried += 1
+            if tried == _BLOCKS_TRIED:
+                break
+        return []
+
+    def _nearby(self, stream: int, position: int) -> Iterator[tuple[int, int]]:
+        """Other blocks, as (stream, position): before this one, behind it, in the other streams."""
+        _, first, last = self.plan.block_at(stream, position)
+        place = first
+        while place > 0:
+            _, place, _ = self.plan.block_at(stream, place - 1)
+            yield stream, place
+        for further in range(self.plan.streams):
+            other = (stream + further) % self.plan.streams
+            place = last if other == stream else 0
+            while place < self.plan.stream_length:
+                yield other, place
+                _, _, place = self.plan.block_at(other, place)
+
+
+def _readable(samples: Iterable[StoredSample | Reject | Unreadable]) -> list[StoredSample]:
+    return [sample for sample in samples if isinstance(sample, StoredSample)]
+
+
+class Span(NamedTuple):
+    """Positions [start, stop) of a stream in one epoch."""
+
+    epoch: int
+    start: int
+    stop: int
 
 
 def read_stream(
-    shards: ShardSet,
-    plan: Plan,
-    epoch: int,
+    reader: BlockReader,
+    background: Background,
     stream: int,
-    start: int,
-    decode: Callable[[RawSample], T],
-) -> Iterator[tuple[T, list[Reject]]]:
-    """The samples of one stream from position `start` on, decoded.
+    spans: Iterable[Span],
+    decode: Callable[[RawSample, int], T],
+) -> Iterator[tuple[T, Tally]]:
+    """The samples of one stream in the given spans, decoded; its first block is being read at once.
 
-    A sample that `decode` refuses is replaced by one half a block further on in the block's order,
-    so that batches keep their size on every rank, and the two seldom meet in one step.
+    A sample that cannot be used is replaced by one half a block further on in the block's order, so
+    that batches keep their size on every rank, and the two seldom meet in one step.
 
     Args:
-        decode: makes a training sample of a raw one; raises BadImage or another ValueError if it
-            cannot.
+        decode: makes a training sample of a raw one and the pass that it is read in; raises
+            BadImage or another ValueError if it cannot.
 
     Yields:
-        (decoded sample, the sample that was rejected in its place, if any). Every broken sample is
-        given as a reject once an epoch: in its own place, not where it was tried as a stand-in.
+        (decoded sample, what is to be told of it). Every broken sample is told of once an epoch: in
+        its own place, not where it was tried as a stand-in.
 
     Raises:
-        ValueError: nothing around a broken sample could be decoded either.
-        OSError: a shard could not be read.
+        BadShard: a shard cannot be used, and bad ones are not skipped.
+        ValueError: nothing around a broken sample could be decoded either, or be read.
     """
-    position = start
-    while position < plan.stream_length:
-        _, first, last = plan.block_at(stream, position)
-        block = plan.block(epoch, stream, position)
-        stored = [s for run in block.runs for s in shards.read(run.shard, run.start, run.stop)]
-        for place in range(position - first, last - first):
-            sample, rejects = _decode_with_stand_in(stored, block.order, place, decode)
-            yield sample, rejects[:1]
-        position = last
+    # One fetch at a time: the next begins when the one before has been taken.
+    fetches = (
+        (part, background.start(functools.partial(reader.read, *place, quarantine)))
+        for part, place, quarantine in _cut(reader.plan, stream, spans)
+    )
+    return _give(reader.plan, stream, next(fetches, None), fetches, decode)
+
+
+def _cut(
+    plan: Plan, stream: int, spans: Iterable[Span]
+) -> Iterator[tuple[Span, tuple[int, int, int], Quarantine]]:
+    """Spans cut at the blocks' ends, what `Plan.block` calls each block, and its quarantine."""
+    for epoch, start, stop in spans:
+        quarantine: Quarantine = {}
+        while start < stop:
+            _, _, last = plan.block_at(stream, start)
+            yield Span(epoch, start, min(last, stop)), (epoch, stream, start), quarantine
+            start = last
+
+
+def _give(
+    plan: Plan,
+    stream: int,
+    ahead: tuple[Span, Future[StoredBlock]] | None,
+    fetches: Iterator[tuple[Span, Future[StoredBlock]]],
+    decode: Callable[[RawSample, int], T],
+) -> Iterator[tuple[T, Tally]]:
+    while ahead is not None:
+        span, fetch = ahead
+        block = fetch.result()
+        ahead = next(fetches, None)
+        tally = Tally(Ledger(retries=block.retries), notes=block.notes)
+        _, first, _ = plan.block_at(stream, span.start)
+        for place in range(span.start - first, span.stop - first):
+            yield _decode_with_stand_in(block, place, decode, tally), tally
+            tally = Tally()
 
 
 def _decode_with_stand_in(
-    stored: list[StoredSample],
-    order: np.ndarray,
+    block: StoredBlock,
     place: int,
-    decode: Callable[[RawSample], T],
-) -> tuple[T, list[Reject]]:
-    """The sample at a place or the first stand-in that can be decoded, and all that could not."""
-    rejects: list[Reject] = []
-    count = len(stored)
-    places = [place, *((place + count // 2 + i) % count for i in range(_STAND_INS))]
-    for candidate in dict.fromkeys(places):  # a short block repeats itself
-        where, data = stored[order[candidate]]
-        key = "?"
+    decode: Callable[[RawSample, int], T],
+    tally: Tally,
+) -> T:
+    """The sample at a place, or the first stand-in that can be decoded; `tally` is told of it."""
+    ledger = tally.ledger
+    ledger.read += 1
+    own = block.samples[place]
+    failed: list[Reject] = []
+    if isinstance(own, Unreadable):
+        ledger.rejected[UNREADABLE] = 1
+        ledger.quarantined[own.shard] = own.why
+    else:
         try:
-            raw = decode_sample(data)
-            key = raw.key
-            return decode(raw), rejects
-        except BadImage as error:
-            rejects.append(Reject(key, error.reason, f"{where}: {error.detail}"))
-        except ValueError as error:
-            rejects.append(Reject(key, "bad_member", f"{where}: {error}"))
-    named = "; ".join(f"{reject.key}: {reject.detail}" for reject in rejects)
-    raise ValueError(f"{len(rejects)} samples in a row could not be decoded: {named}")
+            if isinstance(own, Reject):
+                raise _Refused(own)
+            return _decode(own, decode)
+        except _Refused as refused:
+            ledger.rejected[refused.reject.reason] = 1
+            tally.rejects.append(refused.reject)
+            failed.append(refused.reject)
+
+    count = len(block.spares)
+    for number in range(min(_STAND_INS, count)):
+        spare = block.spares[(place + count // 2 + number) % count]
+        if spare is own:
+            continue
+        try:
+            return _decode(spare, decode)
+        except _Refused as refused:
+            failed.append(refused.reject)
+    named = "; ".join(f"{reject.key}: {reject.detail}" for reject in failed)
+    raise ValueError(f"{len(failed)} samples in a row could not be decoded: {named}")
+
+
+class _Refused(Exception):
+    def __init__(self, reject: Reject) -> None:
+        super().__init__(reject)
+        self.reject = reject
+
+
+def _decode(stored: StoredSample, decode: Callable[[RawSample, int], T]) -> T:
+    where, data, passage = stored
+    key = "?"
+    try:
+        raw = decode_sample(data)
+        key = raw.key
+        return decode(raw, passage)
+    except BadImage as error:
+        raise _Refused(Reject(key, error.reason, f"{where}: {error.detail}")) from error
+    except ValueError as error:
+        raise _Refused(Reject(key, "bad_member", f"{where}: {error}")) from error

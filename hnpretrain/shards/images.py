@@ -73,7 +73,7 @@ def check_image(data: bytes, max_pixels: int) -> str:
     Raises:
         BadImage: says why the bytes can't be used.
     """
-    with _open(data, max_pixels) as image:
+    with open_image(data, max_pixels) as image:
         extension = _extension(image)
         image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
         _decode(image.load)
@@ -86,7 +86,7 @@ def check_header(data: bytes, max_pixels: int) -> str:
 
     Args, result and errors are those of `check_image`.
     """
-    with _open(data, max_pixels) as image:
+    with open_image(data, max_pixels) as image:
         return _extension(image)
 
 
@@ -106,12 +106,36 @@ def decode_image(data: bytes, max_pixels: int) -> Image.Image:
     Raises:
         BadImage: says why the bytes can't be used.
     """
-    with _open(data, max_pixels) as image:
-        return _decode(lambda: image.convert("RGB"))
+    with open_image(data, max_pixels) as image:
+        return decode_opened(image)[0]
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
-    """Reads the header, and checks the size in it."""
+def decode_opened(image: Image.Image, shrink: int = 1) -> tuple[Image.Image, int]:
+    """An opened image as RGB, and how many times smaller it is than it was.
+
+    Args:
+        image: of `open_image`.
+        shrink: 1, 2, 4 or 8, at most the shorter side. A JPEG is decoded at so many times smaller
+            sides, rounded up, by leaving out high frequencies; other kinds stay as large as they
+            are.
+
+    Raises:
+        BadImage: says why it can't be decoded.
+    """
+    width, height = image.size
+    # Pillow takes the largest factor that leaves at least this size.
+    if shrink == 1 or image.draft(None, (width // shrink, height // shrink)) is None:
+        shrink = 1
+    return _decode(lambda: image if _load(image).mode == "RGB" else image.convert("RGB")), shrink
+
+
+def _load(image: Image.Image) -> Image.Image:
+    image.load()
+    return image
+
+
+def open_image(data: bytes, max_pixels: int) -> Image.Image:
+    """Reads the header, and checks the size in it; arguments and errors as `decode_image`."""
     if not data:
         raise BadImage("empty_image", "0 bytes")
     try:

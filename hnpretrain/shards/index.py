@@ -40,7 +40,12 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class Index:
-    """A data set: its shards in a fixed order, and total counts (see Marker for the fields)."""
+    """A data set: its shards in a fixed order, and total counts (see Marker for the fields).
+
+    Attributes:
+        tars: of tars that others wrote (`shard index`), the folder or URL where they lie; `.` is
+            the index's own. Empty for what `shard build` made, which lies beside the index.
+    """
 
     shards: tuple[ShardEntry, ...]
     samples: int
@@ -52,9 +57,10 @@ class Index:
     strategies: dict[str, int]
     rejects: dict[str, int]
     candidates_rejected: dict[str, int]
+    tars: str = ""
 
     @classmethod
-    def of(cls, markers: Iterable[Marker]) -> Index:
+    def of(cls, markers: Iterable[Marker], tars: str = "") -> Index:
         """Sums up markers; shards stand in the order of their names."""
         ordered = sorted(markers, key=lambda marker: marker.name)
         return cls(
@@ -68,7 +74,12 @@ class Index:
             strategies=_total(m.strategies for m in ordered),
             rejects=_total(m.rejects for m in ordered),
             candidates_rejected=_total(m.candidates_rejected for m in ordered),
+            tars=tars,
         )
+
+    def folder_of_tars(self, folder: str) -> str:
+        """Where the tars lie, if this is the index of a folder."""
+        return folder if self.tars in ("", ".") else self.tars
 
     @property
     def fingerprint(self) -> str:
@@ -78,6 +89,8 @@ class Index:
 
     def to_bytes(self) -> bytes:
         value = {"format": FORMAT, **dataclasses.asdict(self)}
+        if not self.tars:
+            del value["tars"]  # as the format's first indexes
         return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
     @classmethod
@@ -90,6 +103,7 @@ class Index:
                 require_texts(shard, ("name", "sha256"))
             require_counts(value, ("samples", *CAPTION_COUNTS))
             require_count_tables(value, COUNT_TABLES)
+            require_texts({"tars": "", **value}, ("tars",))
             value["shards"] = tuple(ShardEntry(**shard) for shard in value["shards"])
             index = cls(**value)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -110,7 +124,8 @@ def read_index(folder: str) -> Index:
         data = storage.read_bytes(path)
     except FileNotFoundError as error:
         raise ValueError(
-            f"{path} does not exist: finish `hnpretrain shard build`, which writes it last"
+            f"{path} does not exist: finish `hnpretrain shard build`, which writes it last, or "
+            "make it with `hnpretrain shard index` for tars that others wrote"
         ) from error
     return Index.from_bytes(data, path)
 

@@ -42,7 +42,10 @@ class Marker:
         samples: number of samples.
         bytes: size of the tar.
         sha256: hex digest of the tar.
-        offsets: samples + 1 byte positions; sample i lies in [offsets[i], offsets[i + 1]).
+        offsets: samples + 1 byte positions; sample i lies in [offsets[i], offsets[i + 1]). In tars
+            that others wrote (`shard index`), rejected samples may follow it there, and may come
+            before the first offset.
+        crc32: of each sample's bytes (`tar.checksum`), for readers that read ranges.
         captions: number of captions.
         captions_with_negatives: how many of them have at least one negative.
         negatives: number of negatives.
@@ -62,6 +65,7 @@ class Marker:
     bytes: int
     sha256: str
     offsets: tuple[int, ...]
+    crc32: tuple[int, ...]
     captions: int = 0
     captions_with_negatives: int = 0
     negatives: int = 0
@@ -91,10 +95,11 @@ class Marker:
             )
             for reject in value["rejected"]:
                 require_texts(reject, ("key", "reason", "detail"))
-            if not all(_is_count(offset) for offset in value["offsets"]):
-                raise ValueError("its offsets are not all counts")
+            for name in ("offsets", "crc32"):
+                if not all(_is_count(number) for number in value[name]):
+                    raise ValueError(f"its {name} are not all counts")
+                value[name] = tuple(value[name])
             value["rejected"] = tuple(Reject(**reject) for reject in value["rejected"])
-            value["offsets"] = tuple(value["offsets"])
             marker = cls(**value)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{where}: not a marker of format {FORMAT}: {error}") from error
@@ -105,7 +110,16 @@ class Marker:
                 f"{where}: {marker.samples} samples need {marker.samples + 1} offsets, "
                 f"found {len(marker.offsets)}"
             )
+        if len(marker.crc32) != marker.samples:
+            raise ValueError(f"{where}: {marker.samples} samples, but {len(marker.crc32)} crc32")
         return marker
+
+    def without_samples(self) -> Marker:
+        """The marker without the lists that make it large, for whoever keeps those of all shards.
+
+        It is no marker to be written.
+        """
+        return dataclasses.replace(self, offsets=(), crc32=(), rejected=())
 
 
 def marker_name(shard: str) -> str:

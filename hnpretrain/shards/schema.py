@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+# Of a .json, what may hold the one caption of a sample that has no .txt.
+CAPTION_FIELDS = ("caption", "text")
+NO_CAPTION = "neither .txt nor 'captions', 'caption' or 'text' in .json"
 _KEY = re.compile(r"[A-Za-z0-9_\-]{1,80}")
+
+
+class NoCaption(ValueError):
+    """A sample has no caption that can be used."""
 
 
 @dataclass(frozen=True)
@@ -146,11 +153,7 @@ def parse_metadata(data: bytes) -> tuple[tuple[Caption, ...], dict[str, Any]]:
     Raises:
         ValueError: the bytes are no JSON of format 1; the message says which field is wrong.
     """
-    try:
-        value = json.loads(data)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"not JSON: {error}") from error
-    fields = _mapping(value, "the sample's JSON")
+    fields = _json_object(data)
     captions = fields.get("captions")
     if not isinstance(captions, list) or not captions:
         raise ValueError("'captions' must be a list with at least one caption")
@@ -158,6 +161,82 @@ def parse_metadata(data: bytes) -> tuple[tuple[Caption, ...], dict[str, Any]]:
         tuple(Caption.from_json(caption) for caption in captions),
         dict(_mapping(fields.get("meta", {}), "'meta'")),
     )
+
+
+def read_captions(members: Mapping[str, bytes]) -> tuple[Caption, ...]:
+    """The captions of a sample, of format 1 or as others write them, who have no negatives.
+
+    Args:
+        members: extension to bytes; .json and .txt are looked at.
+
+    Raises:
+        NoCaption: none can be used.
+        ValueError: the .json is no JSON object, or its captions are not of format 1.
+    """
+    fields = _json_object(members.get("json", b"{}"))
+    captions = fields.get("captions")
+    if isinstance(captions, list) and captions and isinstance(captions[0], dict):
+        return tuple(Caption.from_json(caption) for caption in captions)
+    texts, refused = usable_captions(caption_values(fields, members.get("txt")))
+    if not texts:
+        raise NoCaption(refused[0] if refused else NO_CAPTION)
+    return tuple(Caption(text) for text in texts)
+
+
+def caption_values(fields: Mapping[str, Any], txt: bytes | None) -> list[Any]:
+    """What stands for captions in a sample, whoever wrote it; the first of these that there is:
+    `captions` of its .json (strings, or objects with `text`), its .txt, `caption` or `text` of its
+    .json.
+    """
+    captions = fields.get("captions")
+    if isinstance(captions, list) and captions:
+        return [c.get("text") if isinstance(c, dict) else c for c in captions]
+    if txt is not None:
+        try:
+            return [txt.decode()]
+        except UnicodeDecodeError:
+            return [txt]  # bytes: refused as no string, and shown
+    return [fields[name] for name in CAPTION_FIELDS if name in fields][:1]
+
+
+def usable_captions(values: Iterable[object]) -> tuple[tuple[str, ...], list[str]]:
+    """Captions, cleaned, and what is wrong with each of the others."""
+    captions, refused = [], []
+    for value in values:
+        try:
+            captions.append(clean_caption(value))
+        except ValueError as error:
+            refused.append(str(error))
+    return tuple(captions), refused
+
+
+def clean_caption(value: object) -> str:
+    """A caption with runs of white space made single spaces.
+
+    Raises:
+        ValueError: it is not a string, is empty, or is no valid Unicode.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"a caption must be a string, got {value!r:.80}")
+    text = " ".join(value.split())
+    if not text:
+        raise ValueError("a caption is empty")
+    if not is_unicode(text):
+        raise ValueError(f"a caption is no valid Unicode: {value!r:.80}")
+    return text
+
+
+def is_unicode(text: str) -> bool:
+    """False for half a surrogate pair (\\ud800), which JSON can carry and UTF-8 cannot."""
+    return not re.search("[\ud800-\udfff]", text)
+
+
+def _json_object(data: bytes) -> Mapping[str, Any]:
+    try:
+        value = json.loads(data)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from error
+    return _mapping(value, "the sample's JSON")
 
 
 def _mapping(value: object, what: str) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ environment, never from here.
 
 Every request to a store is repeated, with waits in between, while it fails in a way that may pass;
 one that is not answered in time has failed. What keeps failing is an OSError that names the path.
+How often that was needed, `retries.counted` tells.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ import fsspec
 from fsspec.asyn import AsyncFileSystem
 from fsspec.exceptions import FSTimeoutError
 from fsspec.implementations.local import LocalFileSystem
+
+from hnpretrain.shards import retries
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -114,6 +117,7 @@ def ask(path: str, what: str, request: Callable[..., T], seconds: float | None =
                 why = "no answer" if isinstance(error, FSTimeoutError) else str(error)
                 times = f"{attempt + 1} times in {elapsed:.0f} s"
                 raise OSError(f"{path}: {what} failed {times}: {why}") from error
+            retries.count()
             # Jitter keeps the workers of a cluster from asking again all at once.
             time.sleep(_FIRST_WAIT * 2**attempt * (0.5 + random.random()))
     raise AssertionError("unreachable: the last attempt returns or raises")
@@ -187,9 +191,18 @@ def list_sizes(folder: str, suffix: str) -> dict[str, int]:
     Raises:
         FileNotFoundError: there is no such folder.
     """
+    return {name: int(found["size"]) for name, found in list_infos(folder, suffix).items()}
+
+
+def list_infos(folder: str, suffix: str) -> dict[str, dict[str, Any]]:
+    """Name to `info` of the files in a folder that end in `suffix`, in one request.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
     files = (entry for entry in _list(folder) if entry["type"] == "file")
-    sizes = {_name(entry): int(entry["size"]) for entry in files}
-    return {name: size for name, size in sizes.items() if name.endswith(suffix)}
+    infos = {_name(entry): entry for entry in files}
+    return {name: found for name, found in infos.items() if name.endswith(suffix)}
 
 
 def find(pattern: str) -> dict[str, dict[str, Any]]:
@@ -262,6 +275,7 @@ def read_range(path: str, start: int, end: int) -> bytes:
 
 def _request(path: str, start: int | None, end: int | None) -> bytes:
     def request(fs: Any, inner: str, **limit: float) -> bytes:
+        retries.listen(fs)
         return bytes(fs.cat_file(inner, start=start, end=end, **limit))
 
     asked = end - start if start is not None and end is not None else None

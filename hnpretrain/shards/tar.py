@@ -7,13 +7,21 @@ that is what lets the loader seek.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO
 
-from hnpretrain.shards.schema import IMAGE_EXTENSIONS, Caption, Sample, parse_metadata
+from hnpretrain.shards.schema import (
+    IMAGE_EXTENSIONS,
+    Caption,
+    Sample,
+    parse_metadata,
+    read_captions,
+)
 
 # Two zero blocks end an archive (POSIX).
 END_OF_ARCHIVE = bytes(2 * tarfile.BLOCKSIZE)
@@ -21,6 +29,8 @@ END_OF_ARCHIVE = bytes(2 * tarfile.BLOCKSIZE)
 MAX_MEMBER_BYTES = 256 * 2**20
 # For all members of one sample.
 MAX_SAMPLE_BYTES = 2 * MAX_MEMBER_BYTES
+# What a header for all that follows it must not change: without it, members would read otherwise.
+_OF_ONE_MEMBER = frozenset(("path", "linkpath", "size"))
 # A header extension larger than this is refused: tarfile searches them in quadratic time
 # (CVE-2024-6232), 0.1 s for 8 KiB, hours for 1 MiB.
 MAX_HEADER_BYTES = 8 * 2**10
@@ -43,6 +53,17 @@ def encode_sample(sample: Sample) -> bytes:
     return b"".join(_member(f"{sample.key}.{ext}", members[ext]) for ext in sorted(members))
 
 
+def checksum(data: bytes | memoryview, before: int = 0) -> int:
+    """The CRC-32 of one sample's tar bytes, as markers hold it.
+
+    A ranged read sees a part of the shard, whose sha256 cannot tell whether it arrived whole.
+
+    Args:
+        before: that of bytes that come before these.
+    """
+    return zlib.crc32(data, before)
+
+
 def _member(name: str, data: bytes) -> bytes:
     info = tarfile.TarInfo(name)
     info.size = len(data)
@@ -59,11 +80,13 @@ class RawSample:
         key: the member's path up to the first dot of its base name.
         members: extension (lower case, without the dot) to bytes.
         too_large: extensions of the members that were passed over for their size.
+        stop: where in the tar the next sample begins; what is passed over comes before.
     """
 
     key: str
     members: dict[str, bytes] = field(default_factory=dict)
     too_large: list[str] = field(default_factory=list)
+    stop: int = 0
 
     def image(self) -> tuple[bytes, str]:
         """(bytes, extension) of the image; ValueError if there is none."""
@@ -76,10 +99,8 @@ class RawSample:
         )
 
     def captions(self) -> tuple[Caption, ...]:
-        """Captions with negatives from KEY.json; ValueError if it is missing or of another form."""
-        if "json" not in self.members:
-            raise ValueError("no .json member")
-        return parse_metadata(self.members["json"])[0]
+        """Captions, with negatives where there are some; ValueError if none can be used."""
+        return read_captions(self.members)
 
     def sample(self) -> Sample:
         """The whole sample of format 1, checked; ValueError says what is wrong."""
@@ -113,7 +134,7 @@ class _Ending(io.BufferedIOBase):
     file would keep it at the file's end for years.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes] | io.BufferedIOBase) -> None:
         self._file = file
         self._reads_left = 8
 
@@ -126,7 +147,9 @@ class _Ending(io.BufferedIOBase):
         return data
 
 
-def iterate_samples(file: IO[bytes], whole: bool = False) -> Iterator[RawSample]:
+def iterate_samples(
+    file: IO[bytes] | io.BufferedIOBase, whole: bool = False
+) -> Iterator[RawSample]:
     """Groups the members of a tar, read once from front to back, into samples.
 
     Follows webdataset: the key is the member's path up to the first dot of its base name, and
@@ -151,12 +174,14 @@ def iterate_samples(file: IO[bytes], whole: bool = False) -> Iterator[RawSample]
             for info in archive:
                 folder, slash, base = info.name.rpartition("/")
                 stem, _, extension = base.partition(".")
+                if _OF_ONE_MEMBER & archive.pax_headers.keys():
+                    raise tarfile.ReadError("a global header that renames or resizes all members")
                 if not (info.isfile() and stem and extension):
                     continue
                 key, extension = folder + slash + stem, extension.lower()
                 if sample is None or sample.key != key or extension in sample.members:
                     if sample is not None:
-                        yield sample
+                        yield dataclasses.replace(sample, stop=info.offset)
                     sample, held = RawSample(key), 0
                 if info.size > MAX_MEMBER_BYTES or held + info.size > MAX_SAMPLE_BYTES:
                     sample.too_large.append(extension)
@@ -167,13 +192,14 @@ def iterate_samples(file: IO[bytes], whole: bool = False) -> Iterator[RawSample]
                 sample.members[extension] = content.read()
             if whole:
                 _check_end(archive)
+            end = archive.offset
     # tarfile reads a header behind a header extension by recursion.
     except (tarfile.TarError, RecursionError) as error:
         # What follows it may have been its own members.
         last = "" if sample is None else f"; its last sample, {sample.key!a}, is left out"
         raise ValueError(f"not a whole tar: {error}{last}") from error
     if sample is not None:
-        yield sample
+        yield dataclasses.replace(sample, stop=end)
 
 
 def _check_end(archive: tarfile.TarFile) -> None:
@@ -190,8 +216,9 @@ def _check_end(archive: tarfile.TarFile) -> None:
 
 
 def decode_sample(data: bytes) -> RawSample:
-    """The one sample in a byte range cut at a marker's offsets; ValueError if there is not one."""
-    samples = list(iterate_samples(io.BytesIO(data)))
-    if len(samples) != 1:
-        raise ValueError(f"expected the bytes of one sample, found {len(samples)} samples")
-    return samples[0]
+    """The sample that a byte range begins with, cut at a marker's offsets; ValueError if there is
+    none. In tars that others wrote, samples that were rejected may follow it (see Marker).
+    """
+    for sample in iterate_samples(io.BytesIO(data)):
+        return sample
+    raise ValueError("expected the bytes of a sample, found none")

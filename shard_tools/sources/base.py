@@ -86,7 +86,7 @@ class SourceSample:
     Attributes:
         key: allowed by `hnpretrain.shards.schema.Sample`.
         image: the image file's bytes, unchecked.
-        captions: at least one, cleaned by `clean_caption`.
+        captions: at least one, cleaned by `schema.clean_caption`.
         objects: names of things known to be in the image; may be empty.
         meta: the source's own fields, JSON values.
     """
@@ -156,27 +156,6 @@ def require_folder(key: str, folder: str) -> None:
         raise ValueError(f"{key} is empty: set it to a folder or URL")
     if not storage.is_folder(folder):
         raise ValueError(f"{key}={folder!r} is not a folder")
-
-
-def clean_caption(value: object) -> str:
-    """A caption with runs of white space made single spaces.
-
-    Raises:
-        ValueError: it is not a string, is empty, or is no valid Unicode.
-    """
-    if not isinstance(value, str):
-        raise ValueError(f"a caption must be a string, got {value!r:.80}")
-    text = " ".join(value.split())
-    if not text:
-        raise ValueError("a caption is empty")
-    if not is_unicode(text):
-        raise ValueError(f"a caption is no valid Unicode: {value!r:.80}")
-    return text
-
-
-def is_unicode(text: str) -> bool:
-    """False for half a surrogate pair (\\ud800), which JSON can carry and UTF-8 cannot."""
-    return not re.search("[\ud800-\udfff]", text)
 
 
 def check_json(value: object) -> None:

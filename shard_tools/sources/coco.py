@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from hnpretrain.shards import storage
+from hnpretrain.shards.schema import clean_caption
 from shard_tools.sources.base import (
     SourceSettings,
     SourceShard,
     check_json,
-    clean_caption,
     clean_key,
     fingerprint_of,
     require_file,

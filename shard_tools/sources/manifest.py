@@ -17,6 +17,7 @@ from typing import Any
 
 from hnpretrain.shards import storage
 from hnpretrain.shards.marker import Reject
+from hnpretrain.shards.schema import clean_caption, is_unicode
 from hnpretrain.shards.tar import MAX_MEMBER_BYTES
 from shard_tools.sources.base import (
     MISSING_IMAGE,
@@ -25,9 +26,7 @@ from shard_tools.sources.base import (
     SourceSettings,
     SourceShard,
     check_json,
-    clean_caption,
     clean_key,
-    is_unicode,
     object_names,
     require_folder,
     too_large,

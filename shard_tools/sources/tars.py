@@ -1,8 +1,7 @@
 """Tars that others wrote: WebDataset collections and img2dataset's output. One tar, one shard.
 
-A sample's captions are, in this order: `captions` of its .json (strings, or objects with `text`, as
-in our own format), its .txt, `caption` of its .json. The other fields of the .json become `meta`;
-members other than image, .txt and .json are left out.
+Which texts are a sample's captions, `caption_values` says. The other fields of the .json become
+`meta`; members other than image, .txt and .json are left out.
 
 What is wrong inside a tar shows only on reading, so it never stops the job: it is counted.
 """
@@ -22,6 +21,7 @@ import braceexpand
 
 from hnpretrain.shards import storage
 from hnpretrain.shards.marker import Reject
+from hnpretrain.shards.schema import NO_CAPTION, caption_values, usable_captions
 from hnpretrain.shards.tar import RawSample, iterate_samples
 from shard_tools.sources.base import (
     BAD_CAPTION,
@@ -32,7 +32,6 @@ from shard_tools.sources.base import (
     SourceSettings,
     SourceShard,
     check_json,
-    clean_caption,
     clean_key,
     fingerprint_of,
     object_names,
@@ -93,7 +92,7 @@ def plan_tars(settings: SourceSettings) -> list[SourceShard]:
                 f"source.path: {shards[name].path!r} and {path!r} would both become {name}; "
                 "build them into two folders"
             )
-        mark = _mark(info) if storage.is_url(path) else ""
+        mark = mark_of(info) if storage.is_url(path) else ""
         shards[name] = TarShard(name, name, path, mark, int(info["size"]))
     return list(shards.values())
 
@@ -125,7 +124,7 @@ def _info(path: str) -> dict[str, Any]:
         raise ValueError(f"source.path: there is no {path!r}") from error
 
 
-def _mark(info: dict[str, Any]) -> str:
+def mark_of(info: dict[str, Any]) -> str:
     return fingerprint_of([info.get("size"), storage.content_mark(info)])
 
 
@@ -147,8 +146,7 @@ def _convert(raw: RawSample) -> Iterator[SourceSample | Reject]:
         return
     captions, bad = _captions(raw, fields)
     if not captions:
-        detail = bad[0] if bad else "neither .txt nor 'captions' or 'caption' in .json"
-        yield Reject(key, "no_caption", detail)
+        yield Reject(key, "no_caption", bad[0] if bad else NO_CAPTION)
         return
     yield from (Reject(key, BAD_CAPTION, detail) for detail in bad)
     meta = _meta(fields)
@@ -176,13 +174,7 @@ def _fields(raw: RawSample) -> dict[str, Any]:
 
 def _captions(raw: RawSample, fields: dict[str, Any]) -> tuple[tuple[str, ...], list[str]]:
     """The captions that can be used, and what is wrong with each other one."""
-    captions, bad = [], []
-    for value in _caption_values(raw, fields):
-        try:
-            captions.append(clean_caption(value))
-        except ValueError as error:
-            bad.append(str(error))
-    return tuple(captions), bad
+    return usable_captions(caption_values(fields, raw.members.get("txt")))
 
 
 def _texts(raw: RawSample) -> Iterator[SampleTexts]:
@@ -192,18 +184,6 @@ def _texts(raw: RawSample) -> Iterator[SampleTexts]:
         captions, _ = _captions(raw, fields)
         if captions:
             yield SampleTexts(captions, _objects(_meta(fields)))
-
-
-def _caption_values(raw: RawSample, fields: dict[str, Any]) -> list[Any]:
-    captions = fields.get("captions")
-    if isinstance(captions, list) and captions:
-        return [c.get("text") if isinstance(c, dict) else c for c in captions]
-    if "txt" in raw.members:
-        try:
-            return [raw.members["txt"].decode()]
-        except UnicodeDecodeError:
-            return [raw.members["txt"]]  # bytes: refused as no string, and shown
-    return [fields["caption"]] if "caption" in fields else []
 
 
 def _meta(fields: dict[str, Any]) -> dict[str, Any]:

@@ -1,36 +1,18 @@
 """What the loader gives out: the same samples for every number of ranks and workers, from any
 position, with broken samples named and replaced."""
 
+from collections import defaultdict
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from hnpretrain.data.loader import DataSettings, Loader, Position, make_plan
+from hnpretrain.data.loader import DataSettings, Position
+from hnpretrain.data.streams import BadShard
 from hnpretrain.data.texts import TextLayout
-from hnpretrain.shards.index import read_index
 from hnpretrain.shards.schema import Caption, Negative, Sample
 from tests.support.datasets import photo_samples, tile, write_dataset
-
-LENGTH = 6
-END = 10**9
-PADDED = TextLayout("padded")
-
-
-def transform(image: Image.Image) -> torch.Tensor:
-    # One random number an image stands for the augmentation.
-    pixels = torch.tensor(np.asarray(image.resize((2, 2)))).permute(2, 0, 1).float()
-    return pixels + torch.rand(())
-
-
-def tokenize(texts: list[str]) -> torch.Tensor:
-    rows = torch.zeros(len(texts), LENGTH, dtype=torch.int64)
-    for row, text in zip(rows, texts, strict=True):
-        row[0] = sum(ord(c) * (i + 1) for i, c in enumerate(text))
-        row[1] = END
-    return rows
+from tests.support.loading import END, LENGTH, PADDED, batches, loader, number_at, same
 
 
 @pytest.fixture(scope="module")
@@ -38,36 +20,6 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiles")
     write_dataset(folder, (tile(i) for i in range(100)), per_shard=13)
     return folder
-
-
-def loader(folder, rank=0, world_size=1, **settings):
-    fields = {"negatives": 2, "streams": 4, "block_size": 6, "workers": 0, **settings}
-    layout, micro_batches = fields.pop("layout", PADDED), fields.pop("micro_batches", 1)
-    data = DataSettings(shards=str(folder), **fields)
-    index = read_index(str(folder))
-    plan = make_plan(data, index, batch_size=8, seed=5, world_size=world_size)
-    return Loader(data, index, plan, transform, tokenize, layout, rank, world_size, micro_batches)
-
-
-def batches(the_loader, start=Position(), epochs=2):  # noqa: B008
-    """Of loaders whose steps have one batch."""
-    return [
-        (position, batch, rejects)
-        for position, (batch,), rejects in the_loader.batches(start, epochs)
-    ]
-
-
-def same(a, b):
-    return (
-        a.keys == b.keys
-        and torch.equal(a.image_BCHW, b.image_BCHW)
-        and all(
-            torch.equal(x, getattr(b.texts, name))
-            for name, x in vars(a.texts).items()
-            if x is not None
-        )
-        and torch.equal(a.negative_mask_BK, b.negative_mask_BK)
-    )
 
 
 def texts_of(batch):
@@ -79,6 +31,46 @@ def test_every_sample_once_an_epoch(folder):
     for epoch in (0, 1):
         keys = [k for p, b, _ in batches(loader(folder)) if p.epoch == epoch for k in b.keys]
         assert len(keys) == len(set(keys)) == 96
+
+
+def test_a_mixture_is_read_from_all_its_folders(tmp_path, folder):
+    """Two epochs show a set of weight 0.5 once; another of weight 2 with new draws each time."""
+    for name in ("half", "twice"):
+        samples = (replace(tile(i), key=f"{name}{i:02}") for i in range(16))
+        write_dataset(tmp_path / name, samples, per_shard=5)
+    mixture = {str(folder): 1, f"{tmp_path}/half": 0.5, f"{tmp_path}/twice": 2}
+    found = batches(loader(mixture, streams=2))
+    assert len(found) == 2 * (100 + 8 + 32) // 8 - 1  # a stream has 70 samples, four a step
+    images = defaultdict(list)
+    for _, batch, _ in found:
+        for key, image in zip(batch.keys, batch.image_BCHW, strict=True):
+            images[key].append(image)
+    halves = [len(x) for key, x in images.items() if key.startswith("half")]
+    assert len(halves) >= 10  # some are left out at the ends of epochs
+    assert set(halves) == {1}
+    for key, shown in images.items():
+        if key.startswith("twice"):
+            assert len(shown) in (3, 4)
+            assert len({tuple(image.flatten().tolist()) for image in shown}) == len(shown)
+    parts = [batches(loader(mixture, rank, 2, streams=2, workers=1)) for rank in (0, 1)]
+    for step, (_, whole, _) in enumerate(found):
+        assert sorted(parts[0][step][1].keys + parts[1][step][1].keys) == sorted(whole.keys)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"shards": "a", "mixture": {"b": 1}}, "set either data.shards or data.mixture"),
+        (
+            {"mixture": {"b": 0}},
+            "mixture: b has weight 0; it must be above 0 and at most 1000",
+        ),
+        ({"mixture": {"b": float("nan")}}, "b has weight nan"),
+    ],
+)
+def test_wrong_mixtures(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DataSettings(**settings)
 
 
 @pytest.mark.parametrize("layout", [PADDED, TextLayout("trees")])
@@ -130,7 +122,58 @@ def test_resuming_reads_one_block_a_stream(folder, monkeypatch):
     )
     _, (batch,), _ = next(the_loader.batches(Position(1, 8), 2))
     assert sorted(decoded) == sorted(batch.keys)
-    assert sum(path.endswith(".tar") for path, *_ in reads) <= 8  # a block may touch two shards
+    # Each stream's block and the one behind it; a block may touch two shards.
+    assert sum(path.endswith(".tar") for path, *_ in reads) <= 16
+
+
+EPOCHS = 3
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    """Three epochs of one rank that reads in its own process."""
+    return batches(loader(folder), epochs=EPOCHS)
+
+
+def test_three_epochs_show_what_the_plan_says(folder, alone):
+    plan = loader(folder).plan
+    assert len(alone) == EPOCHS * plan.steps_per_epoch
+    for position, batch, tally in alone:
+        expected = [
+            f"{number_at(plan, position.epoch, stream, place):06d}"
+            for stream in range(plan.streams)
+            for place in range(2 * position.step, 2 * position.step + 2)
+        ]
+        assert list(batch.keys) == expected
+        assert tally.is_plain
+        assert tally.ledger.read == 8
+    for epoch in range(EPOCHS):
+        keys = [
+            key for position, batch, _ in alone if position.epoch == epoch for key in batch.keys
+        ]
+        assert len(keys) == len(set(keys)) == 96
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_three_epochs_are_the_same_for_all_ranks_and_workers(folder, alone, world_size, workers):
+    parts = [
+        batches(loader(folder, rank, world_size, workers=workers), epochs=EPOCHS)
+        for rank in range(world_size)
+    ]
+    assert [position for position, _, _ in alone] == [position for position, _, _ in parts[0]]
+    for step, (position, whole, _) in enumerate(alone):
+        assert all(part[step][0] == position for part in parts)
+        assert rows(whole) == rows(*(part[step][1] for part in parts))
+
+
+def rows(*parts):
+    """The samples of a global batch, in the order of their keys."""
+    found = []
+    for part in parts:
+        for key, image, texts in zip(part.keys, part.image_BCHW, texts_of(part), strict=True):
+            found.append((key, image.tolist(), texts.tolist()))
+    return sorted(found)
 
 
 def test_negatives_do_not_change_images_and_captions(folder):
@@ -212,9 +255,9 @@ def test_broken_samples_are_named_and_replaced(tmp_path):
     samples[42] = broken(samples[42], samples[42].image[:60])
     write_dataset(tmp_path, samples, per_shard=30)
     rejects, keys = [], []
-    for _, batch, refused in batches(loader(tmp_path, workers=2), epochs=1):
+    for _, batch, tally in batches(loader(tmp_path, workers=2), epochs=1):
         assert len(batch.keys) == 8
-        rejects += refused
+        rejects += tally.rejects
         keys += batch.keys
     assert sorted((r.key, r.reason) for r in rejects) == [
         ("000007", "not_an_image"),
@@ -236,7 +279,7 @@ def test_nothing_but_broken_samples_stops_with_one_error(tmp_path, workers):
 def test_a_missing_shard_stops_with_one_error(tmp_path, workers):
     write_dataset(tmp_path, [tile(i) for i in range(40)], per_shard=20)
     (tmp_path / "000020.tar").unlink()
-    with pytest.raises(FileNotFoundError, match=r"000020\.tar"):
+    with pytest.raises(BadShard, match=r"^shard /.*/000020\.tar: .*data\.on_bad_shard=skip"):
         batches(loader(tmp_path, workers=workers))
 
 
@@ -252,7 +295,7 @@ def test_a_marker_of_another_build_is_refused(tmp_path):
 
 def test_images_are_bounded(folder):
     seen = batches(loader(folder, max_pixels=16 * 16), epochs=1)
-    assert not any(refused for _, _, refused in seen)
+    assert all(tally.is_plain for _, _, tally in seen)
     with pytest.raises(ValueError, match="16 x 16 pixels, more than the 255 allowed"):
         batches(loader(folder, max_pixels=16 * 16 - 1))
 
@@ -269,5 +312,5 @@ def test_real_photos(tmp_path):
     write_dataset(tmp_path, photo_samples(), per_shard=20)
     seen = batches(loader(tmp_path, workers=2), epochs=1)
     assert len(seen) == 9
-    assert not any(refused for _, _, refused in seen)
+    assert all(tally.is_plain for _, _, tally in seen)
     assert len({key for _, batch, _ in seen for key in batch.keys}) == 72

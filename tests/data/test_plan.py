@@ -1,14 +1,18 @@
 """The plan's promises: every sample once, the same batches for every W, arithmetic resume."""
 
 import itertools
+import math
+from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from hnpretrain.data.plan import Plan, choose_streams
+from hnpretrain.data.plan import Part, Plan, choose_streams
 
 
 def plan(shards=(7, 13, 1, 30, 20), streams=4, batch_size=8, block_size=5, seed=3):
-    return Plan(shards, streams, batch_size, block_size, seed)
+    return Plan((Part(shards),), streams, batch_size, block_size, seed)
 
 
 def stream_samples(the_plan, epoch, stream):
@@ -30,7 +34,7 @@ def test_an_epoch_shows_each_sample_once(epoch):
     seen = [s for stream in range(p.streams) for s in stream_samples(p, epoch, stream)]
     assert len(seen) == len(set(seen)) == p.streams * p.stream_length
     assert p.samples - len(seen) < p.streams
-    assert all(number < p.shard_samples[shard] for shard, number in seen)
+    assert all(number < p.parts[0].shard_samples[shard] for shard, number in seen)
 
 
 @pytest.mark.parametrize("shards", [(71,), (1,) * 71, (70, 1), (0, 40, 0, 31)])
@@ -76,8 +80,8 @@ def test_left_out_is_counted():
     [
         ({"streams": 3}, "streams=3 must divide the global batch_size=8"),
         ({"streams": 0}, "must all be at least 1"),
-        ({"shards": (3, 2)}, "5 samples do not fill one global batch of 8"),
-        ({"shards": ()}, "0 samples do not fill"),
+        ({"shards": (3, 2)}, "5 samples of an epoch do not fill one global batch of 8"),
+        ({"shards": ()}, "0 samples of an epoch do not fill"),
     ],
 )
 def test_what_does_not_go_together(change, message):
@@ -121,3 +125,67 @@ def test_chosen_streams():
     assert choose_streams(1000, 1) == 50
     with pytest.raises(ValueError, match="batch_size=10 must be a multiple of the 4 ranks"):
         choose_streams(10, 4)
+
+
+def mixed(weights, sizes=((30, 34), (40,), (3, 13)), streams=4, batch_size=8, block_size=10):
+    parts = tuple(Part(size, weight) for size, weight in zip(sizes, weights, strict=True))
+    return Plan(parts, streams, batch_size, block_size, seed=3)
+
+
+def shown(the_plan, epoch):
+    """How often an epoch shows each sample, whose draws are made in which pass."""
+    seen = Counter()
+    for stream in range(the_plan.streams):
+        position = 0
+        while position < the_plan.stream_length:
+            block = the_plan.block(epoch, stream, position)
+            for run in block.runs:
+                seen.update((run.shard, i, run.passage) for i in range(run.start, run.stop))
+            position = the_plan.block_at(stream, position)[2]
+    return seen
+
+
+def test_a_mixture_shows_each_set_as_often_as_its_weight_says():
+    """Sizes that four streams divide: nothing is left out."""
+    p = mixed((1, 2, 0.5))
+    assert p.shards == 5
+    assert p.samples == p.streams * p.stream_length == 64 + 80 + 8
+    epochs = [shown(p, epoch) for epoch in range(4)]
+    for number, epoch in enumerate(epochs):
+        assert set(epoch.values()) == {1}  # never twice in one pass
+        assert sum(shard < 2 for shard, _, _ in epoch) == 64
+        assert {passage for shard, _, passage in epoch if shard < 2} == {number}
+        twice = Counter(i for shard, i, _ in epoch if shard == 2)
+        assert set(twice.values()) == {2}
+    for first, second in (epochs[:2], epochs[2:]):
+        halves = [{s for s in epoch if s[0] > 2} for epoch in (first, second)]
+        assert len(halves[0]) == len(halves[1]) == 8
+        assert len({s[:2] for s in halves[0] | halves[1]}) == 16
+
+
+@pytest.mark.parametrize("weights", [(1, 1, 1), (1, 0.3, 2.7), (0.01, 5, 1)])
+def test_blocks_hold_the_sets_in_proportion(weights):
+    p = mixed(weights, sizes=((300,), (80, 50), (77,)))
+    share = [math.floor(w * n) / p.samples for w, n in zip(weights, (300, 130, 77), strict=True)]
+    part_of = [0, 1, 1, 2]
+    for epoch, stream in itertools.product(range(3), range(p.streams)):
+        position = 0
+        while position < p.stream_length:
+            _, first, last = p.block_at(stream, position)
+            counts = Counter()
+            for run in p.block(epoch, stream, position).runs:
+                counts[part_of[run.shard]] += run.stop - run.start
+            for number in range(3):
+                assert abs(counts[number] - share[number] * (last - first)) <= 3
+            assert counts.total() == last - first
+            position = last
+
+
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=5).filter(any))
+def test_with_each_position_one_set_grows(shares):
+    p = Plan(tuple(Part((share,)) for share in shares), 1, 1, 4, seed=0)
+    splits = [p._split(position) for position in range(p.stream_length + 1)]
+    assert splits[0] == [0] * len(shares)
+    assert splits[-1] == shares
+    for before, after in itertools.pairwise(splits):
+        assert sorted(b - a for a, b in zip(before, after, strict=True))[-2:] in ([0, 1], [1])

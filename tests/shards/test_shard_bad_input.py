@@ -207,7 +207,7 @@ def test_too_many_rejects(tmp_path: Path, command: Command, photo: bytes) -> Non
     assert ran.status == 1
     assert ran.err.splitlines()[-1].startswith(
         "error: 5 of 6 samples were rejected, more than max_reject_share=0.1 allows; no index was "
-        "written: mend the source or raise max_reject_share, and build again. The markers name "
+        "written: mend the source or raise max_reject_share, and start again. The markers name "
         "them all: 4 missing_image (2 in 00000.tar: no file "
     )
     assert "1 broken_image (1 in 00000.tar: OSError: image file is truncated" in ran.err
@@ -220,4 +220,4 @@ def test_no_sample_left(tmp_path: Path, command: Command) -> None:
     ran = command(*jsonl(tmp_path, [LINE]), "workers=1", "max_reject_share=1")
     assert ran.status == 1
     assert "1 of 1 samples were rejected, so none is left" in ran.err
-    assert "mend the source, and build again" in ran.err
+    assert "mend the source, and start again" in ran.err

@@ -300,7 +300,7 @@ def test_a_share_of_broken_tars_is_bounded(tmp_path: Path, photo: bytes) -> None
     settings.max_reject_share = 0.3  # of the samples known, one of six was rejected
     message = (
         r"^1 of 2 source tars are broken, more than max_reject_share=0.3 allows; no index was "
-        r"written: mend the source or raise max_reject_share, and build again\..*bad.tar"
+        r"written: mend the source or raise max_reject_share, and start again\..*bad.tar"
     )
     with pytest.raises(ValueError, match=message):
         build(settings)

@@ -25,6 +25,7 @@ from tests.support.faulty_store import (
     SLOW_DOWN,
     UNAVAILABLE,
     FaultyStore,
+    before_the_bucket,
     drawn,
 )
 
@@ -35,14 +36,9 @@ DATA = os.urandom(300_000)
 def store(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyStore]:
     """The bucket's server behind a proxy. Only our code and s3fs try again, without long waits."""
     assert bucket == "s3://photos"
-    forget = fsspec.get_filesystem_class("s3").clear_instance_cache
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(storage, "_FIRST_WAIT", 0.01)
-    with FaultyStore(os.environ["AWS_ENDPOINT_URL"]) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        forget()
+    with before_the_bucket(monkeypatch) as proxy:
         yield proxy
-    forget()
 
 
 @pytest.fixture

@@ -118,7 +118,7 @@ def test_a_huge_extended_header_is_refused() -> None:
 
 def test_markers_and_index_come_back() -> None:
     marker = Marker(
-        "00000.tar", 1, 10, "ab", (0, 5), concepts={"color": 2}, rejects={"bad": 1},
+        "00000.tar", 1, 10, "ab", (0, 5), (7,), concepts={"color": 2}, rejects={"bad": 1},
         rejected=(Reject("k", "bad", "why"),),
     )  # fmt: skip
     assert Marker.from_bytes(marker.to_bytes(), "here") == marker
@@ -144,7 +144,7 @@ def test_a_broken_marker_says_what_is_wrong(data: bytes, message: str) -> None:
 
 
 def test_offsets_must_fit_the_samples() -> None:
-    data = json.loads(Marker("a.tar", 2, 10, "ab", (0, 5)).to_bytes())
+    data = json.loads(Marker("a.tar", 2, 10, "ab", (0, 5), (1, 2)).to_bytes())
     with pytest.raises(ValueError, match="2 samples need 3 offsets, found 2"):
         Marker.from_bytes(json.dumps(data).encode(), "here")
 
@@ -253,6 +253,7 @@ def test_a_header_of_digits_does_not_keep_tarfile_busy() -> None:
     [
         {"samples": None}, {"samples": "1"}, {"samples": -1}, {"samples": True},
         {"offsets": [5, 2]}, {"offsets": [0, float("inf")]}, {"offsets": [0, "10"]}, {"offsets": 5},
+        {"crc32": None}, {"crc32": []}, {"crc32": [-1]}, {"crc32": [1, 2]},
         {"negatives": 1.5}, {"captions_with_negatives": "x"}, {"concepts": 5},
         {"strategies": {"replace": "x"}}, {"rejects": 5}, {"candidates_rejected": []},
         {"rejected": 5}, {"rejected": [5]},
@@ -261,7 +262,7 @@ def test_a_header_of_digits_does_not_keep_tarfile_busy() -> None:
     ],
 )  # fmt: skip
 def test_a_damaged_marker_is_a_value_error(change: dict[str, Any]) -> None:
-    marker = Marker("a.tar", samples=1, bytes=10, sha256="0", offsets=(0, 10))
+    marker = Marker("a.tar", samples=1, bytes=10, sha256="0", offsets=(0, 10), crc32=(7,))
     value = {**json.loads(marker.to_bytes()), **change}
     with pytest.raises(ValueError, match="where: "):
         Marker.from_bytes(json.dumps(value).encode(), "where")
@@ -271,7 +272,7 @@ def test_a_damaged_marker_is_a_value_error(change: dict[str, Any]) -> None:
     "change", [{"samples": "1"}, {"samples": -1}, {"bytes": None}, {"name": 5}]
 )
 def test_a_damaged_index_is_a_value_error(change: dict[str, Any]) -> None:
-    marker = Marker("a.tar", samples=1, bytes=10, sha256="0", offsets=(0, 10))
+    marker = Marker("a.tar", samples=1, bytes=10, sha256="0", offsets=(0, 10), crc32=(7,))
     value = json.loads(Index.of([marker]).to_bytes())
     value["shards"][0].update(change)
     with pytest.raises(ValueError, match="where: "):

@@ -11,8 +11,9 @@ import pytest
 
 from hnpretrain.shards import storage
 from hnpretrain.shards.marker import Reject
+from hnpretrain.shards.schema import clean_caption
 from shard_tools.sources import SourceSample, SourceSettings, SourceShard, manifest, plan_source
-from shard_tools.sources.base import clean_caption, clean_key
+from shard_tools.sources.base import clean_key
 from tests.shards.conftest import PHOTOS, img2dataset_members, write_jsonl, write_tar
 
 

@@ -62,8 +62,9 @@ def test_damage_inside_a_tar(shards: Path, command: Command) -> None:
     flip(shards, read_marker(str(shards), "00001.tar").offsets[1] + 3)
     found = problems(command("shard", "verify", str(shards)))
     assert "00001.tar: sample 1" in found[0]
-    assert "broken header" in found[0]
-    assert "00001.tar: sha256" in found[1]
+    assert "its crc32 is not that in the marker" in found[0]
+    assert "broken header" in found[1]
+    assert "00001.tar: sha256" in found[2]
 
 
 def test_a_flipped_bit_of_a_picture(shards: Path, command: Command) -> None:
@@ -92,6 +93,11 @@ def test_markers_and_index_that_lie(shards: Path, command: Command) -> None:
     assert f"00001.tar: negatives: {marker.negatives} counted, 1 in its marker" in found
     assert any(line.startswith("00001.tar: concepts: ") for line in found)
     assert "index.json: its negatives do not agree with the markers" in found
+
+    change_marker(shards, crc32=(*marker.crc32[:-1], 7))
+    (line, *_) = problems(command("shard", "verify", str(shards)))
+    assert line.startswith(f"00001.tar: sample {marker.samples - 1} (byte ")
+    assert line.endswith("its crc32 is not that in the marker")
 
     change_marker(shards, offsets=(0, 512, *marker.offsets[2:]))
     assert any("expected the bytes of one sample" in p or "no image" in p or "not a whole" in p

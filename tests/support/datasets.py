@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import itertools
 import json
-from collections.abc import Iterable
+import tarfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from PIL import Image
 
 from hnpretrain.shards.index import Index, write_index
+from hnpretrain.shards.marker import Marker, marker_name
 from hnpretrain.shards.schema import Caption, Negative, Sample
+from hnpretrain.shards.tar import END_OF_ARCHIVE, checksum
 from shard_tools.writer import ShardWriter
 
 PHOTOS = Path(__file__).parents[1] / "assets" / "coco_ccby"
@@ -28,6 +33,42 @@ def write_dataset(folder: Path | str, samples: Iterable[Sample], per_shard: int)
     index = Index.of(markers)
     write_index(str(folder), index)
     return index
+
+
+def write_members(
+    folder: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]], per_shard: int
+) -> Index:
+    """Writes samples that need not be whole, as (key, extension to bytes), with markers."""
+    samples = list(samples)
+    markers = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for start in range(0, len(samples), per_shard):
+        parts = [_tar_bytes(*sample) for sample in samples[start : start + per_shard]]
+        tar = b"".join(parts) + END_OF_ARCHIVE
+        marker = Marker(
+            name=f"{start:06d}.tar",
+            samples=len(parts),
+            bytes=len(tar),
+            sha256=hashlib.sha256(tar).hexdigest(),
+            offsets=tuple(itertools.accumulate(map(len, parts), initial=0)),
+            crc32=tuple(checksum(part) for part in parts),
+        )
+        (folder / marker.name).write_bytes(tar)
+        (folder / marker_name(marker.name)).write_bytes(marker.to_bytes())
+        markers.append(marker)
+    index = Index.of(markers)
+    write_index(str(folder), index)
+    return index
+
+
+def _tar_bytes(key: str, members: Mapping[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for extension, data in members.items():
+            info = tarfile.TarInfo(f"{key}.{extension}")
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+        return file.getvalue()[: archive.offset]
 
 
 def tile(number: int, negatives: int = 2) -> Sample:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import os
 import random
 import socket
 import struct
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+import fsspec
+import pytest
+
+from hnpretrain.shards import storage
 
 SLOW_DOWN = "slow_down"  # 503, as S3 says it
 UNAVAILABLE = "unavailable"  # 503 without a word, as a load balancer says it
@@ -68,6 +75,18 @@ def drawn(seed: int, share: float, in_a_row: int) -> Plan:
         return draw.choice(FAULTS)
 
     return fault
+
+
+@contextlib.contextmanager
+def before_the_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyStore]:
+    """A proxy in front of the server of the fixture `bucket`; we repeat without long waits."""
+    forget = fsspec.get_filesystem_class("s3").clear_instance_cache
+    monkeypatch.setattr(storage, "_FIRST_WAIT", 0.01)
+    with FaultyStore(os.environ["AWS_ENDPOINT_URL"]) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        forget()
+        yield proxy
+    forget()
 
 
 class FaultyStore:

@@ -26,7 +26,7 @@ model:
 """
 # What tells a process its place in a group; this process has one of its own (conftest.py).
 _GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_CLOCK = ("samples_per_second", "data_wait")
+_CLOCK = ("samples_per_second", "step_seconds", "data_wait", "memory", "tflops", "mfu")
 
 
 def clean_environment() -> dict[str, str]:
@@ -35,7 +35,11 @@ def clean_environment() -> dict[str, str]:
 
 
 def write_recipe(path: Path, shards: Path, **settings: Any) -> Path:
-    """A training config of a model that takes milliseconds a step."""
+    """A training config of a model that takes milliseconds a step.
+
+    Args:
+        settings: further ones; a section is the text of a YAML mapping.
+    """
     fields = {"log_every": 1, "micro_batches": 1, **settings}
     lines = [f"{key}: {value}" for key, value in fields.items()]
     data = f"data: {{shards: '{shards}', negatives: 2, workers: 1, block_size: 8}}"
@@ -44,15 +48,15 @@ def write_recipe(path: Path, shards: Path, **settings: Any) -> Path:
     return path
 
 
-def start(recipe: Path, *overrides: str) -> subprocess.Popen[str]:
-    """Starts a training under torchrun, with two ranks."""
+def start(recipe: Path, *overrides: str, processes: int = 2) -> subprocess.Popen[str]:
+    """Starts a training under torchrun, with two ranks or another number."""
     return subprocess.Popen(
         [
             sys.executable,
             "-m",
             "torch.distributed.run",
             "--standalone",
-            "--nproc_per_node=2",
+            f"--nproc_per_node={processes}",
             "-m",
             "hnpretrain.train",
             str(recipe),
@@ -65,9 +69,9 @@ def start(recipe: Path, *overrides: str) -> subprocess.Popen[str]:
     )
 
 
-def train(recipe: Path, *overrides: str) -> str:
+def train(recipe: Path, *overrides: str, processes: int = 2) -> str:
     """Trains with two ranks to the end; the output. Fails if the training does."""
-    process = start(recipe, *overrides)
+    process = start(recipe, *overrides, processes=processes)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     return output
@@ -80,20 +84,43 @@ def train_here(recipe: Path, *overrides: str) -> None:
 
 def kill_after(process: subprocess.Popen[str], run: Path, lines: int) -> None:
     """Kills all its processes, hard, once the log has this many lines."""
-    deadline = time.monotonic() + 200
-    log = run / "log.jsonl"
     try:
-        while not log.is_file() or log.read_bytes().count(b"\n") < lines:
-            assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < deadline, "the training does not get on"
-            time.sleep(0.005)
+        wait_for_lines(process, run, lines)
     finally:
+        end(process)
+
+
+def wait_for_lines(process: subprocess.Popen[str], run: Path, lines: int) -> None:
+    """Waits until the run's log has this many lines."""
+    deadline = time.monotonic() + 200
+    while lines_of(run) < lines:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "the training does not get on"
+        time.sleep(0.005)
+
+
+def lines_of(run: Path) -> int:
+    """Whole lines of the run's log, which may not be there yet."""
+    log = run / "log.jsonl"
+    return log.read_bytes().count(b"\n") if log.is_file() else 0
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Kills a launcher and all below it, hard; nothing if it has ended."""
+    if process.poll() is None:
         # Agent and ranks: torchrun gives each rank a session of its own.
         family = [*psutil.Process(process.pid).children(recursive=True), process]
         for member in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.kill()
-        process.communicate()
+    process.communicate()
+
+
+def ranks_of(process: subprocess.Popen[str]) -> list[int]:
+    """The process ids of a launcher's ranks, in order."""
+    children = psutil.Process(process.pid).children()
+    ranks = {int(child.environ()["RANK"]): child.pid for child in children}
+    return [ranks[rank] for rank in sorted(ranks)]
 
 
 def loss_lines(run: Path) -> list[dict[str, Any]]:

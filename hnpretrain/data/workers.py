@@ -1,0 +1,32 @@
+"""Loader processes leave a job's signals to their rank.
+
+A scheduler that ends a job signals all of its processes, and torchrun whole process groups. A
+worker that died of it would take its rank along, before that has taken its step and saved.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def heed_alone(rank: int, worker: int) -> None:
+    """Makes this worker end on signals of its rank, and of nobody else; for `worker_init_fn`.
+
+    Args:
+        rank: process id of the rank, which ends its workers with SIGTERM.
+        worker: number of the worker; not used.
+    """
+    del worker
+    # Threads that begin later have them blocked too, so that they go to the one that waits.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    threading.Thread(target=_wait_for, args=(rank,), daemon=True).start()
+
+
+def _wait_for(rank: int) -> None:
+    while signal.sigwaitinfo(_SIGNALS).si_pid != rank:
+        pass
+    os._exit(0)
