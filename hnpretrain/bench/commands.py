@@ -1,4 +1,4 @@
-"""`hnpretrain bench loss`, `bench text` and `bench step`."""
+"""`hnpretrain bench loss`, `bench text`, `bench step` and `bench loader`."""
 
 from __future__ import annotations
 
@@ -145,6 +145,37 @@ def step(
                 f"--batch {case.B} is no multiple of --micro-batches {micro_batches}"
             )
     _show(compare(cases, read_captions(captions), check_steps), print_step, json_file)
+
+
+def loader(
+    shards: Annotated[str, typer.Argument(help="Folder or URL of shards with an index.")],
+    workers: Annotated[
+        str, typer.Option(help="Loader processes, each on a core; commas between.")
+    ] = "1",
+    batch: Annotated[str, typer.Option(help="Images a batch B, with commas between.")] = "64",
+    size: Annotated[int, typer.Option(min=1, help="Of images, in pixels.")] = 224,
+    samples: Annotated[
+        int, typer.Option(min=1, help="An epoch is of the first shards with so many samples.")
+    ] = 5000,
+    repeats: Annotated[int, typer.Option(min=1, help="Epochs, of which the median is told.")] = 3,
+    resume: Annotated[
+        bool, typer.Option(help="Of local shards, also the time to resume in 100,000 samples.")
+    ] = True,
+    json_file: JsonFile = "",
+) -> None:
+    """Images a second for each core: our loader beside those that one would take else.
+
+    Ours with data.decode=exact and fast, open_clip's own webdataset pipeline, and a plain one of
+    webdataset's, with the same shards, transform and tokenizer, on the same cores.
+    """
+    from hnpretrain.bench.loader import Case, compare
+    from hnpretrain.bench.report import print_loader
+
+    cases = [
+        Case(shards, count, B, size, samples, repeats, resume)
+        for count, B in itertools.product(_numbers("workers", workers), _numbers("batch", batch))
+    ]
+    _show(compare(cases), print_loader, json_file)
 
 
 def _device(name: str) -> str:

@@ -40,14 +40,20 @@ def in_processes(work: Callable[..., Any], *arguments: Any, device: str, ranks: 
     with tempfile.TemporaryDirectory() as folder:
         processes = [
             context.Process(
-                target=_run_rank, args=(rank, ranks, device, folder, work, arguments), daemon=True
+                target=_run_rank,
+                args=(rank, ranks, device, folder, work, arguments, dict(os.environ)),
             )
             for rank in range(ranks)
         ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join()
+        try:
+            for process in processes:
+                process.start()
+            for process in processes:
+                process.join()
+        finally:
+            for process in processes:
+                if process.pid is not None:
+                    process.terminate()  # no daemons, which could start no loader's workers
         refusal = Path(folder, "refusal.txt")
         if refusal.is_file():
             raise ValueError(refusal.read_text(encoding="utf-8"))
@@ -66,7 +72,9 @@ def _run_rank(
     folder: str,
     work: Callable[..., Any],
     arguments: tuple[Any, ...],
+    environment: Mapping[str, str],
 ) -> None:
+    os.environ.update(environment)  # the fork server has that of when it was started
     if device == "cuda":
         torch.cuda.set_device(rank)
     else:

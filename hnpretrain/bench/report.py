@@ -54,6 +54,34 @@ def print_step(rows: Sequence[Row]) -> None:
     _print("training step", fields, columns, rows, notes)
 
 
+def print_loader(rows: Sequence[Row]) -> None:
+    """The table of a case, what was checked, and the time to resume, where that was measured."""
+    peer = next(row for row in rows if row["case"] == "open_clip")
+    columns: Columns = {
+        "images/s per core": lambda row: f"{row['images_per_second_per_core']:,.0f}",
+        "to open_clip": lambda row: f"{peer['seconds'] / row['seconds']:.2f}",
+        "images/CPU s": lambda row: f"{row['images_per_cpu_second']:,.0f}",
+        "to its": lambda row: (
+            f"{row['images_per_cpu_second'] / peer['images_per_cpu_second']:.2f}"
+        ),
+        "images": lambda row: f"{row['images']:,}",
+    }
+    notes = [
+        f"{row['case']}: {row['keys']:,} different keys; {row['checked']} images differ from "
+        f"decoding and transforming by hand by {row['mean_difference']:.2g} of 255 on average, "
+        f"{row['largest_difference']:.2g} at most"
+        for row in rows
+        if "checked" in row
+    ]
+    notes += [
+        f"{row['case']}: the first batch from the middle of {row['resume_samples']:,} samples "
+        f"comes after {row['resume_seconds']:.2f} s, {row['resume_cpu_seconds']:.2f} s of processor"
+        for row in rows
+        if row.get("resume_seconds") is not None
+    ]
+    _print("loader", ("shards", "workers", "cores", "B", "size"), columns, rows, notes)
+
+
 def _print(
     heading: str,
     fields: Sequence[str],

@@ -15,7 +15,8 @@ from hnpretrain.data.samples import Batch, Chunk
 from hnpretrain.data.texts import TextLayout, TextRows
 from hnpretrain.train.caching import forward_backward
 from hnpretrain.train.distributed import Place
-from hnpretrain.train.engine import MAX_LOGIT_SCALE, build_engine, optimizer_step
+from hnpretrain.train.edge import meet
+from hnpretrain.train.engine import MAX_LOGIT_SCALE, build_engine, gradients, optimizer_step
 from hnpretrain.train.optimizer import OptimizerSettings
 from hnpretrain.train.settings import TrainSettings
 from hnpretrain.train.towers import lay_out_for
@@ -57,7 +58,16 @@ def our_trainer(model: open_clip.CLIP, settings: TrainSettings, place: Place) ->
     def step(batches: Sequence[Batch], rate: float) -> torch.Tensor:
         for group in engine.optimizer.param_groups:
             group["lr"] = rate
-        output, _ = forward_backward(engine, loss, batches, _seed_draws)
+        output, scale, finite = forward_backward(engine, loss, batches, _seed_draws)
+        edge = meet(
+            output.total,
+            scale,
+            finite,
+            gradients(engine),
+            1.0,
+            in_parts=engine.zero_optimization(),
+        )
+        assert edge.is_finite
         optimizer_step(engine)
         return output.total.detach()
 
