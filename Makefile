@@ -26,8 +26,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Proofs that are too long for `make test`: builds that are killed a hundred times; the demo's table
-# over three seeds.
+# Proofs that are too long for `make test`: builds that are killed a hundred times; trainings that are
+# killed, resized and left running; the demo's table over three seeds.
 prove: $(INSTALLED)
 	$(BIN)/python -m tests.prove.kills
+	$(BIN)/python -m tests.prove.training
 	$(BIN)/python -m tests.prove.demo_seeds prove

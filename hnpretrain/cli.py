@@ -39,16 +39,21 @@ bench.command("negatives")(shard_tools.bench.commands.negatives)
 bench.command("loss")(benches.loss)
 bench.command("text")(benches.text)
 bench.command("step")(benches.step)
+bench.command("loader")(benches.loader)
 app.add_typer(bench, name="bench")
 app.command("plan")(training.plan)
 app.command("train")(training.train)
+app.add_typer(training.checkpoint_app, name="checkpoint")
 app.add_typer(launch.commands.app, name="launch")
 app.command("eval")(evaluation.evaluate)
 app.command("export")(training.export)
 
 
 def main() -> None:
-    """Runs the command line; exit status 0 done, 1 failed, 2 wrong use."""
+    """Runs the command line; exit status 0 done, 1 failed, 2 wrong use.
+
+    75: a training was asked to stop, and saved (train/stopping.py).
+    """
     _exit_with_one_line(app)
 
 

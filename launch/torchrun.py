@@ -2,29 +2,46 @@
 
 Run by `launch local`.
 
-torchrun itself ends with a traceback and a table of its own after what the ranks said.
+torchrun itself ends with a traceback and a table of its own after what the ranks said. Asked to
+stop, it would kill them after thirty seconds, and could not tell that they have saved; here the
+signals are handed to the ranks, which save and end with a status of their own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import signal
 import sys
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main
 
+from hnpretrain.train.stopping import EXIT_STATUS, SIGNALS
+
 
 def run(arguments: list[str]) -> None:
     """Runs torchrun, with any of its options.
 
-    Exit status 1 if a rank failed; 128 + N, as shells count, if signal N stopped it.
+    Exit status 75 if the ranks were asked to stop, and saved; 1 if a rank failed; 128 + N, as
+    shells count, if signal N ended them.
     """
     logging.disable(logging.ERROR)  # of this process alone, which only looks after the ranks
+    for number in SIGNALS:
+        signal.signal(number, _hand_on)
     try:
-        main(arguments)
+        main(["--signals-to-handle=SIGINT,SIGHUP,SIGQUIT", *arguments])
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
+        if failure.exitcode == EXIT_STATUS:
+            sys.exit(EXIT_STATUS)
+        if -failure.exitcode in SIGNALS:
+            _stopped(-failure.exitcode)
         if failure.exitcode < 0:  # by a signal: the rank could not say why
             print(
                 f"error: rank {rank} was ended by {failure.signal_name()} (where it is SIGKILL, "
@@ -33,8 +50,21 @@ def run(arguments: list[str]) -> None:
             )
         sys.exit(1)
     except SignalException as error:
-        print("stopped: the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(128 + error.sigval)
+        _stopped(error.sigval)
+
+
+def _hand_on(number: int, frame: FrameType | None) -> None:
+    """Sends a signal on to the ranks, which are this process's children."""
+    del frame
+    for children in Path("/proc/self/task").glob("*/children"):
+        for child in children.read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), number)
+
+
+def _stopped(number: int) -> NoReturn:
+    print("stopped: the same command goes on from the last checkpoint", file=sys.stderr)
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pytest
 from tests.support.training import clean_environment, write_recipe
 
 COMMANDS = ["demo", "world", "shard", "plan", "train", "launch", "eval", "export", "bench"]
+COMMANDS += ["checkpoint"]
 
 
 def run(*arguments, module="hnpretrain.cli"):
@@ -45,6 +46,10 @@ def test_wrong_use_is_status_2(arguments):
         (["train", "nowhere.yaml"], "error: config 'nowhere.yaml' is not a file"),
         (["eval", "nowhere", "--benchmark", "sugercrepe=x"], "did you mean 'sugarcrepe'"),
         (["export", "/nowhere", "/tmp/none"], "error: '/nowhere' is neither a folder"),
+        (
+            ["checkpoint", "convert", "/nowhere"],
+            "/nowhere is neither a checkpoint nor a run",
+        ),
         (["shard", "verify", "/nowhere"], "error: "),
         (["launch", "local", "x.yaml", "--nproc", "0"], "error: --nproc=0 must be at least 1"),
         (["launch", "local", "x.yaml", "--nproc", "2"], "error: config 'x.yaml' is not a file"),

@@ -30,6 +30,7 @@ ALLOWED = {
         "hnpretrain.cli",
         "hnpretrain.config",
         "hnpretrain.data",
+        "hnpretrain.eval",  # benchmarks of the model that is being trained
         "hnpretrain.losses",
         "hnpretrain.models",
         "hnpretrain.shards",

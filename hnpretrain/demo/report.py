@@ -17,8 +17,9 @@ import jinja2
 import markupsafe
 import matplotlib.figure
 
-from hnpretrain.data.streams import ShardSet
-from hnpretrain.shards.index import read_index
+from hnpretrain.data import plan
+from hnpretrain.data.mixture import read_mixture
+from hnpretrain.data.streams import ShardSet, StoredSample
 from hnpretrain.shards.schema import Negative, Sample
 from hnpretrain.shards.tar import decode_sample
 from hnpretrain.train.log import read_log
@@ -114,9 +115,11 @@ def write_report(folder: Path, shards: Path, comparison: Comparison, minutes: fl
 
 
 def _first_samples(shards: Path) -> list[Sample]:
-    index = read_index(str(shards))
-    raw = ShardSet(str(shards), index).read(0, 0, min(_SAMPLES_SHOWN, index.shards[0].samples))
-    return [decode_sample(stored.data).sample() for stored in raw]
+    mixture = read_mixture({str(shards): 1})
+    _, entry = mixture.shard(0)
+    first = plan.Run(shard=0, start=0, stop=min(_SAMPLES_SHOWN, entry.samples), passage=0)
+    raw = ShardSet(mixture).read(first)
+    return [decode_sample(s.data).sample() for s in raw if isinstance(s, StoredSample)]
 
 
 def _describe(sample: Sample) -> dict[str, Any]:

@@ -44,6 +44,9 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images or captions at a time.")] = 64,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to run.")] = "auto",
+    ema: Annotated[
+        bool, typer.Option("--ema", help="The average of a checkpoint's weights (see `ema`).")
+    ] = False,
     allow_missing: Annotated[
         bool,
         typer.Option(
@@ -61,12 +64,12 @@ def evaluate(
 
     # All that can be wrong with the request is found before the model is loaded.
     placed = _device(device)
-    requests = [_request(text) for text in benchmark]
+    requests = [known.read_request(text, "--benchmark") for text in benchmark]
     if json is not None:
         _check_writable(json)
     loaded = [known.load(name, data, images, allow_missing) for name, data, images in requests]
 
-    model = load(checkpoint, placed)
+    model = load(checkpoint, placed, ema=ema)
     name = report.ModelName(model.name, model.pretrained)
     encoder = Encoder(model.model, model.preprocess_val, model.tokenizer, placed, batch_size)
     results = [_run(each, encoder) for each in loaded]
@@ -103,18 +106,6 @@ def _progress(name: str, show: Callable[[str], None]) -> Callable[[str, int], No
         show(f"{name}: " + ", ".join(f"{count} {what}" for what, count in done.items()))
 
     return advance
-
-
-def _request(text: str) -> tuple[str, Path, Path | None]:
-    """NAME=DATA[,IMAGES] in parts."""
-    name, _, places = text.partition("=")
-    data, _, images = places.partition(",")
-    if not name or not data:
-        raise ValueError(
-            f"--benchmark {text!r}: write NAME=DATA or NAME=DATA,IMAGES, for example "
-            "sugarcrepe=sugarcrepe/data,coco/val2017"
-        )
-    return name, Path(data), Path(images) if images else None
 
 
 def _device(device: str) -> str:

@@ -6,7 +6,8 @@
 3. A tower encodes batch by batch, without gradients, in eval mode and in its own precision.
 4. Features are normalised in float32 and checked; the rows are laid out as they were asked for.
 
-Memory is two batches of pixels and the features; images may come from a generator.
+Memory is two batches of pixels and the features; images may come from a generator. Several
+processes can share the batches (`Share`); each then has all features.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from PIL import Image
@@ -28,6 +29,29 @@ from torch.nn import functional
 from hnpretrain.eval.images import ImageSource
 
 T = TypeVar("T")
+
+
+class Share(Protocol):
+    """Which batches this process encodes, and how it gets the features of the others."""
+
+    def takes(self, batch: int) -> bool:
+        """Whether this process encodes the batch of that number, from 0."""
+        ...
+
+    def joined(self, encode: Callable[[], list[Tensor]]) -> list[Tensor]:
+        """The features of all batches in order; `encode` gives those that this process takes."""
+        ...
+
+
+class All:
+    """One process encodes all."""
+
+    def takes(self, batch: int) -> bool:
+        del batch
+        return True
+
+    def joined(self, encode: Callable[[], list[Tensor]]) -> list[Tensor]:
+        return encode()
 
 
 @dataclass
@@ -45,6 +69,7 @@ class Encoder:
         batch_size: images or captions at a time.
         threads: that open and transform images.
         on_progress: called with "images" or "captions" and the number of new ones just encoded.
+        share: of the batches.
     """
 
     model: nn.Module
@@ -54,6 +79,7 @@ class Encoder:
     batch_size: int = 64
     threads: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
     on_progress: Callable[[str, int], None] | None = None
+    share: Share = field(default_factory=All)
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "threads"):
@@ -68,13 +94,16 @@ class Encoder:
                 infinite.
         """
         rows: list[int] = []
-        dtype = _input_dtype(self.model)
-        features: list[Tensor] = []
-        with self._ready_model() as model, ThreadPoolExecutor(self.threads) as pool:
-            for pixels in self._pixel_batches(pool, _distinct(images, _image_key, rows)):
-                pixels_BCHW = pixels.to(self.device, dtype)
-                features.append(self._unit(model.encode_image(pixels_BCHW), "images"))
-        return _lay_out(features, rows, "images")
+
+        def encode() -> list[Tensor]:
+            dtype = _input_dtype(self.model)
+            with self._ready_model() as model, ThreadPoolExecutor(self.threads) as pool:
+                return [
+                    self._unit(model.encode_image(pixels.to(self.device, dtype)), "images")
+                    for pixels in self._pixel_batches(pool, _distinct(images, _image_key, rows))
+                ]
+
+        return _lay_out(self.share.joined(encode), rows, "images")
 
     def encode_texts(self, texts: Iterable[str]) -> Tensor:
         """Unit vectors N x D of N captions, float32 on the CPU.
@@ -83,18 +112,26 @@ class Encoder:
             ValueError: there is no caption, or a feature is NaN or infinite.
         """
         rows: list[int] = []
-        features: list[Tensor] = []
-        with self._ready_model() as model:
-            distinct = _distinct(self._tokens(texts), _token_key, rows)
-            for batch in _batches(distinct, self.batch_size):
-                tokens_BL = torch.stack(batch).to(self.device)
-                features.append(self._unit(model.encode_text(tokens_BL), "captions"))
-        return _lay_out(features, rows, "captions")
+
+        def encode() -> list[Tensor]:
+            with self._ready_model() as model:
+                return [
+                    self._unit(model.encode_text(torch.stack(batch).to(self.device)), "captions")
+                    for batch in self._own(_distinct(self._tokens(texts), _token_key, rows))
+                ]
+
+        return _lay_out(self.share.joined(encode), rows, "captions")
 
     def equal_tokens(self, first: Sequence[str], second: Sequence[str]) -> list[int]:
         """The rows in which the two captions are equal to the tokenizer, which may cut them."""
         pairs = zip(self._tokens(first), self._tokens(second), strict=True)
         return [row for row, (one, other) in enumerate(pairs) if torch.equal(one, other)]
+
+    def _own(self, items: Iterable[T]) -> Iterator[list[T]]:
+        """The batches of all items that this process takes."""
+        for number, batch in enumerate(_batches(items, self.batch_size)):
+            if self.share.takes(number):
+                yield batch
 
     def _tokens(self, texts: Iterable[str]) -> Iterator[Tensor]:
         for batch in _batches(texts, self.batch_size):
@@ -119,7 +156,7 @@ class Encoder:
             return self.preprocess(image.open())
 
         pending: deque[list[Future[Tensor]]] = deque()
-        for batch in _batches(images, self.batch_size):
+        for batch in self._own(images):
             pending.append([pool.submit(load, image) for image in batch])
             if len(pending) == 2:
                 yield torch.stack([future.result() for future in pending.popleft()])

@@ -48,10 +48,11 @@ def _triton(image: torch.Tensor, texts: Sequence[torch.Tensor]) -> Engine | None
     if not all(kernels.supported(image, text) for text in texts):
         return None
     # One switch for these products and torch's own, which the backward pass takes too.
-    return kernels.TritonEngine(precision="tf32" if _tf32() else "ieee")
+    return kernels.TritonEngine(precision="tf32" if allows_tf32() else "ieee")
 
 
-def _tf32() -> bool:
+def allows_tf32() -> bool:
+    """Whether torch may round the factors of fp32 matrix products to TF32 on CUDA devices."""
     matmul = torch.backends.cuda.matmul
     try:
         return bool(matmul.allow_tf32)

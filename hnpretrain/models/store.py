@@ -3,7 +3,8 @@
 An export is a folder with `open_clip_config.json` and `open_clip_model.safetensors`. A checkpoint
 is one of a run's `checkpoints/step_N` folders; it carries the same config file, so that its weights
 can be used without the training code. They are in DeepSpeed's file, or with ZeRO stage 3, which
-cuts them into one file a rank, in one as an export's.
+cuts them into one file a rank, in one as an export's. Averages of the weights (`ema`) lie beside
+them in a file of the same kind.
 """
 
 from __future__ import annotations
@@ -29,25 +30,29 @@ from hnpretrain.models.build import (
 from hnpretrain.shards import storage
 
 WEIGHTS_NAME = "open_clip_model.safetensors"
+EMA_NAME = "open_clip_model_ema.safetensors"
 LATEST_NAME = "latest"
 # DeepSpeed's file with the weights, whole and float32; of ZeRO stages 0 to 2.
 _DEEPSPEED_NAME = "mp_rank_00_model_states.pt"
 
 
-def load(source: str, device: str = "cpu") -> LoadedModel:
+def load(source: str, device: str = "cpu", *, ema: bool = False) -> LoadedModel:
     """Loads a model to use: an export, a checkpoint, a run, or open_clip's own weights.
 
     Args:
         source: an export's folder; a checkpoint's folder; a run's folder (its latest checkpoint);
             or `ARCH:PRETRAINED`, such as `ViT-B-32:openai`.
         device: where the model goes.
+        ema: take a checkpoint's averages of the weights, and not the last weights.
 
     Raises:
-        ValueError: the source is none of these, or a file of it is damaged.
+        ValueError: the source is none of these, a file of it is damaged, or it has no averages.
     """
     folder = Path(source)
     if folder.is_dir():
-        loaded = _load_folder(folder)
+        loaded = _load_folder(folder, ema)
+    elif ema:
+        raise ValueError(f"{source!r} is no checkpoint: only these hold averages of weights (ema)")
     elif ":" in source:
         arch, _, pretrained = source.partition(":")
         if not (arch and pretrained):  # with no tag, the weights would be random ones
@@ -64,38 +69,42 @@ def load(source: str, device: str = "cpu") -> LoadedModel:
     return loaded
 
 
-def export(source: str, output: str) -> None:
+def export(source: str, output: str, *, ema: bool = False) -> None:
     """Writes the weights of a checkpoint or a run as a folder that open_clip loads.
 
     `open_clip.create_model_from_pretrained("local-dir:OUTPUT")` reads it back.
+
+    Args:
+        source, ema: see `load`.
 
     Raises:
         ValueError: the source holds no model.
     """
     if storage.is_url(output):
         raise ValueError(f"{output}: an export goes to a local folder; copy it from there")
-    loaded = load(source)
+    loaded = load(source, ema=ema)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     write_weights(loaded.model.state_dict(), folder)
     write_config(loaded, folder)  # last: a folder without it is no export
 
 
-def write_weights(weights: dict[str, torch.Tensor], folder: Path) -> None:
+def write_weights(weights: dict[str, torch.Tensor], folder: Path, name: str = WEIGHTS_NAME) -> None:
     """Writes `open_clip_model.safetensors`, which appears whole.
 
     Args:
-        weights: of a model's state dict, whole and on the CPU.
+        weights: of a model's state dict, whole.
+        name: another one for the file.
     """
     tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
     # A scalar in open_clip's own weights; build.py says why it is none here.
     tensors["logit_scale"] = tensors["logit_scale"].reshape(())
-    temporary = folder / f".{WEIGHTS_NAME}.tmp"
+    temporary = folder / f".{name}.tmp"
     temporary.touch()
     mode = temporary.stat().st_mode
     save_file(tensors, temporary)
     temporary.chmod(mode)  # safetensors writes files that nobody else may read
-    temporary.replace(folder / WEIGHTS_NAME)
+    temporary.replace(folder / name)
 
 
 def write_config(loaded: LoadedModel, folder: Path) -> None:
@@ -118,7 +127,7 @@ def latest_checkpoint(run: Path) -> Path | None:
     return latest.parent / latest.read_text().strip()
 
 
-def _load_folder(folder: Path) -> LoadedModel:
+def _load_folder(folder: Path, ema: bool) -> LoadedModel:
     folder = latest_checkpoint(folder) or folder
     config_path = folder / CONFIG_NAME
     if not config_path.is_file():
@@ -128,10 +137,16 @@ def _load_folder(folder: Path) -> LoadedModel:
         )
     config = _read_config(config_path)
     states, weights = folder / _DEEPSPEED_NAME, folder / WEIGHTS_NAME
-    if not states.is_file() and not weights.is_file():
+    if ema:
+        if not (folder / EMA_NAME).is_file():
+            raise ValueError(f"{folder} holds no {EMA_NAME}: it was trained without `ema`")
+        taken = folder / EMA_NAME
+    elif not states.is_file() and not weights.is_file():
         raise ValueError(f"{folder} holds neither {WEIGHTS_NAME} nor {_DEEPSPEED_NAME}")
+    else:
+        taken = states if states.is_file() else weights
     loaded = build_from_folder(folder, config)
-    _load_weights(loaded.model, states if states.is_file() else weights)
+    _load_weights(loaded.model, taken)
     return loaded
 
 

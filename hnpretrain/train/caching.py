@@ -66,8 +66,9 @@ def forward_backward(
     loss: HardNegativeContrastiveLoss,
     batches: Sequence[Batch],
     seed_draws: Callable[[int], None],
-) -> tuple[LossOutput, torch.Tensor]:
-    """The loss of a step and the logit scale, with gradients in the engine; collective.
+    loss_scale: float = 1.0,
+) -> tuple[LossOutput, torch.Tensor, torch.Tensor]:
+    """The loss of a step, with gradients in the engine; collective.
 
     Args:
         engine: expects as many backward passes a step as there are micro-batches.
@@ -75,6 +76,10 @@ def forward_backward(
             they are encoded.
         seed_draws: called with a micro-batch's number before each of its forward passes, so that
             dropout and the like draw the same in both.
+        loss_scale: what the gradients are multiplied by.
+
+    Returns:
+        The loss; the logit scale; whether this rank's features are finite (0-dim bool).
     """
 
     def encode(number: int) -> Features:
@@ -88,13 +93,14 @@ def forward_backward(
     kept = encode(last)
     if not parts:
         output = kept.given_to(loss)
-        engine.backward(output.total)
-        return _without_graph(output), kept.logit_scale.detach()
+        engine.backward(output.total * loss_scale)
+        return _without_graph(output), kept.logit_scale.detach(), kept.finite()
 
     whole = _joined([*parts, kept])
     del parts
     output = whole.given_to(loss)
-    output.total.backward()
+    # Already here: features, and so their gradients, may be in fp16.
+    (output.total * loss_scale).backward()
     for number in (last, *range(last)):
         if number != last:
             engine.step()  # counts the backward pass before, no more
@@ -102,7 +108,7 @@ def forward_backward(
         # Gradients of the batch: a mean over micro-batches they are not.
         engine.backward(_sent_back(kept, whole, number, last), scale_wrt_gas=False)
         del kept
-    return _without_graph(output), whole.logit_scale.detach()
+    return _without_graph(output), whole.logit_scale.detach(), whole.finite()
 
 
 def _without_graph(output: LossOutput) -> LossOutput:

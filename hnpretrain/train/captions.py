@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, replace
 
 import torch
 
-from hnpretrain.data.loader import DataSettings
-from hnpretrain.data.plan import Plan
+from hnpretrain.data.background import Background
+from hnpretrain.data.loader import DataSettings, block_reader, make_plan
+from hnpretrain.data.mixture import Mixture
 from hnpretrain.data.samples import Tokenizer
-from hnpretrain.data.streams import ShardSet, read_stream
+from hnpretrain.data.streams import Span, read_stream
 from hnpretrain.data.texts import TextLayout, Texts
-from hnpretrain.shards.index import Index
 from hnpretrain.shards.schema import Caption
 from hnpretrain.shards.tar import RawSample
 
@@ -40,23 +41,21 @@ class CaptionSample:
 
 
 def sample_captions(
-    settings: DataSettings, index: Index, tokenizer: Tokenizer, seed: int
+    settings: DataSettings, mixture: Mixture, tokenizer: Tokenizer, seed: int
 ) -> CaptionSample:
     """Captions of a few samples of the data set; no image is decoded.
 
     Raises:
+        BadShard: a shard cannot be used, and bad ones are not skipped.
         ValueError: samples in a row are broken.
-        OSError: a shard could not be read.
     """
-    plan = Plan(
-        shard_samples=tuple(shard.samples for shard in index.shards),
-        streams=1,
-        batch_size=1,
-        block_size=_SAMPLES,
-        seed=seed,
-    )
-    stream = read_stream(ShardSet(settings.shards, index), plan, 0, 0, 0, _first_caption)
-    captions = [next(stream)[0] for _ in range(min(_SAMPLES, plan.stream_length))]
+    # The cache is for the workers, which know what they read again.
+    settings = replace(settings, streams=1, block_size=_SAMPLES, cache="")
+    plan = make_plan(settings, mixture, batch_size=1, seed=seed, world_size=1)
+    reader = block_reader(settings, mixture, plan)
+    span = Span(0, 0, min(_SAMPLES, plan.stream_length))  # the first block alone
+    with contextlib.closing(Background(1)) as background:
+        captions = [c for c, _ in read_stream(reader, background, 0, [span], _first_caption)]
     texts = [
         [caption.text, *(negative.text for negative in caption.negatives[: settings.negatives])]
         for caption in captions
@@ -69,5 +68,5 @@ def sample_captions(
     return CaptionSample(token_BCL, mask_BC)
 
 
-def _first_caption(raw: RawSample) -> Caption:
+def _first_caption(raw: RawSample, _passage: int) -> Caption:
     return raw.captions()[0]

@@ -3,9 +3,13 @@
 A checkpoint is a folder `checkpoints/step_N` with DeepSpeed's files (weights, optimizer), the
 model's open_clip config, the run's `config.yaml`, and `state.json`: the position in the data, and
 what must not change. Where DeepSpeed's files hold the weights in one part a rank (ZeRO stage 3),
-they lie beside them whole too, so that the checkpoint can be used as a model.
-`checkpoints/latest` names the newest one and is moved only when all ranks are done, so that a
-half-written one is never found.
+they lie beside them whole too, so that the checkpoint can be used as a model; and so do the
+averages of the weights, if the run keeps them (`ema`). `checkpoints/latest` names the newest one
+and is moved only when all ranks are done and all files are on the disk, so that a half-written one
+is never found.
+
+DeepSpeed's files fit the ZeRO stage that wrote them, and but for stage 0 the number of ranks; for
+others, `hnpretrain checkpoint convert` puts the state in one piece beside them (whole.py).
 
 Random states are not saved: every step seeds its draws from (seed, step, rank).
 """
@@ -14,23 +18,38 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import pickle
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
+from hnpretrain.data.ledger import Ledger
 from hnpretrain.data.loader import Position
 from hnpretrain.models import LoadedModel
 from hnpretrain.models.build import one_line
-from hnpretrain.models.store import LATEST_NAME, latest_checkpoint, write_config, write_weights
+from hnpretrain.models.store import (
+    EMA_NAME,
+    LATEST_NAME,
+    latest_checkpoint,
+    write_config,
+    write_weights,
+)
 from hnpretrain.shards import storage
-from hnpretrain.train.distributed import Place, on_main
+from hnpretrain.train.distributed import Place, on_main, whole_tensors
+from hnpretrain.train.durable import WRITE_ERRORS, durable_writes, sync
+from hnpretrain.train.ema import WeightAverage
+from hnpretrain.train.finite import LossScale, Skips, restored
+from hnpretrain.train.optimizer import trained_names
+from hnpretrain.train.whole import WHOLE_NAME, load_whole
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -47,6 +66,7 @@ _UNREADABLE = (
     KeyError,
     RuntimeError,
     TypeError,
+    SafetensorError,
     ValueError,
     pickle.UnpicklingError,
 )
@@ -58,10 +78,13 @@ class CheckpointSettings:
 
     Attributes:
         every: steps between checkpoints; the run's end always has one.
+        minutes: by the main rank's clock, since the last checkpoint, after which there is one too;
+            0 leaves it to `every`.
         keep: how many are kept.
     """
 
     every: int = 500
+    minutes: float = 0.0
     keep: int = 2
 
     def __post_init__(self) -> None:
@@ -69,6 +92,8 @@ class CheckpointSettings:
             raise ValueError(
                 f"checkpoint.every={self.every} and checkpoint.keep={self.keep} must be at least 1"
             )
+        if not 0 <= self.minutes < math.inf:  # also refuses NaN
+            raise ValueError(f"checkpoint.minutes={self.minutes} must be a number from 0 up")
 
 
 @dataclass(frozen=True)
@@ -78,14 +103,40 @@ class Progress:
     Attributes:
         position: the next step to take.
         global_step: optimizer steps taken so far.
-        samples: samples read so far, over all ranks.
-        rejected: samples rejected so far, over all ranks.
+        ledger: what became of the samples so far, over all ranks.
+        loss_scale: of the next step.
+        skips: the steps so far that were not finite; they count as steps too.
     """
 
     position: Position = field(default_factory=Position)
     global_step: int = 0
-    samples: int = 0
-    rejected: int = 0
+    ledger: Ledger = field(default_factory=Ledger)
+    loss_scale: LossScale = field(default_factory=LossScale)
+    skips: Skips = field(default_factory=Skips)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Progress:
+        """From what `asdict` made, by way of JSON."""
+        loss_scale, skips = restored(fields)
+        position, ledger = Position(**fields["position"]), Ledger(**fields["ledger"])
+        return cls(position, fields["global_step"], ledger, loss_scale, skips)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint is made of, on this rank.
+
+    Attributes:
+        engine: with the weights and the optimizer.
+        model: the engine's model.
+        loss: what it remembers is equal on all ranks.
+        average: of the weights, if the run keeps it.
+    """
+
+    engine: DeepSpeedEngine
+    model: LoadedModel
+    loss: nn.Module
+    average: WeightAverage | None
 
 
 def find_latest(run: Path) -> Path | None:
@@ -151,59 +202,137 @@ class Checkpoints:
         self._config = config
         self._place = place
 
-    def save(
-        self, engine: DeepSpeedEngine, model: LoadedModel, loss: nn.Module, progress: Progress
-    ) -> None:
-        """Saves on all ranks together; collective. What the loss remembers is equal on all."""
+    def save(self, trained: Trained, progress: Progress) -> None:
+        """Saves on all ranks together; collective.
+
+        Raises:
+            OSError: a file could not be written, on any rank: all ranks raise it, what was written
+                of the checkpoint is removed, and the one before stays the latest.
+        """
+        engine, model = trained.engine, trained.model
         tag = f"step_{progress.global_step:08d}"
-        engine.save_checkpoint(str(self._folder), tag=tag, save_latest=False)
-        weights = None
+        folder = self._folder / tag
+        on_main(lambda: self._remove(tag))  # what a run that was killed or set back has left there
+        with durable_writes(engine) as errors:
+            engine.save_checkpoint(str(self._folder), tag=tag, save_latest=False)
+        weights = averages = None
         if engine.zero_optimization_stage() == 3:
             weights = _whole_weights(model.model, self._place)
-        dist.barrier()
-        if self._place.is_main:
+        if trained.average:
+            averages = self._on_main_cpu(trained.average.whole())
+
+        def finish() -> None:
             if weights is not None:
-                write_weights(weights, self._folder / tag)
-            write_config(model, self._folder / tag)
-            storage.write_bytes(str(self._folder / tag / RUN_CONFIG_NAME), self._config.encode())
-            remembered = {name: value.tolist() for name, value in loss.state_dict().items()}
+                write_weights(weights, folder)
+            if averages is not None:
+                state = weights if weights is not None else model.model.state_dict()
+                write_weights({**state, **averages}, folder, EMA_NAME)
+            write_config(model, folder)
+            storage.write_bytes(str(folder / RUN_CONFIG_NAME), self._config.encode())
+            loss_state = trained.loss.state_dict()
             state = {
                 "progress": asdict(progress),
                 "identity": self._identity,
+                "zero_stage": engine.zero_optimization_stage(),
                 "ranks": self._place.world_size,
-                "loss": remembered,
+                "parameters": trained_names(model.model),
+                "loss": {name: value.tolist() for name, value in loss_state.items()},
             }
-            storage.write_bytes(str(self._folder / tag / STATE_NAME), json.dumps(state).encode())
+            for path in folder.iterdir():
+                sync(path)
+            storage.write_bytes(str(folder / STATE_NAME), json.dumps(state).encode())
+            sync(folder)
             storage.write_bytes(str(self._folder / LATEST_NAME), tag.encode())
-            complete = sorted(path.parent for path in self._folder.glob(f"step_*/{STATE_NAME}"))
-            for old in complete[: -self._settings.keep]:
-                if old.name != tag:  # what a killed run left may have a higher number
-                    shutil.rmtree(old)
-        dist.barrier()
+            sync(self._folder)
 
-    def restore(self, engine: DeepSpeedEngine, loss: nn.Module, latest: Path | None) -> Progress:
-        """Loads a checkpoint into engine and loss, on all ranks; the start if there is none.
+        self._all_raise(errors, tag)
+        try:
+            on_main(lambda: _as_os_error(finish))
+        except OSError as error:
+            self._all_raise([error], tag)
+        on_main(self._remove_old)
+
+    def _all_raise(self, errors: list[Exception], tag: str) -> None:
+        """Raises OSError on all ranks if any met an error; collective."""
+        mine = one_line(errors[0]) if errors else None
+        found: list[str | None] = [None] * self._place.world_size
+        dist.all_gather_object(found, mine)
+        rank, error = next(((r, x) for r, x in enumerate(found) if x), (0, None))
+        if error is None:
+            return
+        on_main(lambda: self._remove(tag))
+        raise OSError(f"checkpoint {self._folder / tag} could not be saved (rank {rank}): {error}")
+
+    def _remove_old(self) -> None:
+        complete = sorted(path.parent for path in self._folder.glob(f"step_*/{STATE_NAME}"))
+        for old in complete[: -self._settings.keep]:
+            self._remove(old.name)  # but the latest: what a killed run left may have higher numbers
+
+    def _remove(self, tag: str) -> None:
+        """Removes a checkpoint, or what there is of it, unless it is the latest."""
+        folder, latest = self._folder / tag, latest_checkpoint(self._folder.parent)
+        if folder == latest or not folder.exists():
+            return
+        # First, so that a kill leaves none that looks complete.
+        (folder / STATE_NAME).unlink(missing_ok=True)
+        shutil.rmtree(folder)
+
+    def _on_main_cpu(
+        self, tensors: Iterator[tuple[str, torch.Tensor]]
+    ) -> dict[str, torch.Tensor] | None:
+        """Them on the main rank; the others take part in making them."""
+        kept = {}
+        for name, tensor in tensors:
+            if self._place.is_main:
+                kept[name] = tensor.detach().to("cpu", copy=True)
+        return kept if self._place.is_main else None
+
+    def restore(self, trained: Trained, latest: Path | None) -> Progress | None:
+        """Loads a checkpoint, on all ranks; None if there is none.
 
         Raises:
-            ValueError: the run cannot go on from it: something in `identity` has changed, or its
-                files cannot be read.
+            ValueError: the run cannot go on from it: something in `identity` has changed, its files
+                are those of another ZeRO stage or number of ranks, or cannot be read.
         """
         if latest is None:
-            return Progress()
+            return None
+        engine, loss = trained.engine, trained.loss
         with readable(latest):
             state = json.loads((latest / STATE_NAME).read_text())
-            identity, fields = state["identity"], state["progress"]
-            remembered = state.get("loss", {})
-            progress = Progress(position=Position(**fields.pop("position")), **fields)
+            identity, remembered = state["identity"], state["loss"]
+            progress = Progress.from_json(state["progress"])
+            stage, ranks = state["zero_stage"], state["ranks"]
         self._check(identity, latest)
+        fits = stage == engine.zero_optimization_stage() and (
+            stage == 0 or ranks == self._place.world_size
+        )
+        if not fits and not (latest / WHOLE_NAME).is_file():
+            raise ValueError(
+                f"{latest} was saved at zero_stage={stage} by {ranks} processes, now it is "
+                f"zero_stage={engine.zero_optimization_stage()} and {self._place.world_size}: "
+                f"run `hnpretrain checkpoint convert {self._folder.parent}`, and then go on"
+            )
         with readable(latest):
-            path, _ = engine.load_checkpoint(str(self._folder), tag=latest.name)
-            if path is None:
-                raise ValueError("DeepSpeed finds no checkpoint there")
+            if fits:
+                path, _ = engine.load_checkpoint(str(self._folder), tag=latest.name)
+                if path is None:
+                    raise ValueError("DeepSpeed finds no checkpoint there")
+            else:
+                load_whole(engine, trained.model.model, latest / WHOLE_NAME)
             loss.load_state_dict(
                 {name: torch.as_tensor(value) for name, value in remembered.items()}
             )
+        if trained.average:
+            self._restore_average(trained, latest)
         return progress
+
+    def _restore_average(self, trained: Trained, latest: Path) -> None:
+        assert trained.average is not None
+        if (latest / EMA_NAME).is_file():
+            with readable(latest):
+                trained.average.load(load_file(latest / EMA_NAME))
+        else:  # it begins here, since `ema` has been switched on
+            trained.average.begin()
 
     def _check(self, saved: dict[str, Any], latest: Path) -> None:
         for key, value in self._identity.items():
@@ -222,19 +351,19 @@ class Checkpoints:
             )
 
 
+def _as_os_error(write: Callable[[], None]) -> None:
+    """Writes; whatever stands in the way is an OSError."""
+    try:
+        write()
+    except WRITE_ERRORS as error:
+        raise OSError(one_line(error)) from error
+
+
 def _whole_weights(model: nn.Module, place: Place) -> dict[str, torch.Tensor]:
     """The state dict of a model that ZeRO stage 3 has cut, on the main rank's CPU; collective.
 
     One tensor at a time, so that no device holds them all.
     """
-    import deepspeed
-
-    whole = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        # Small weights are whole on every rank, and must be left so: DeepSpeed cuts what it has
-        # gathered here, and then stops at steps that do not run as those that it has recorded.
-        is_cut = tensor.numel() == 0
-        with deepspeed.zero.GatheredParameters([tensor], enabled=is_cut):
-            if place.is_main:
-                whole[name] = tensor.detach().to("cpu", copy=True)
-    return whole
+    return {
+        name: tensor.to("cpu", copy=True) for name, tensor in whole_tensors(model) if place.is_main
+    }

@@ -9,13 +9,17 @@ import socket
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 T = TypeVar("T")
 
+# Until the first step is taken: compiling, first reads, restoring and converting may take long.
+_START_TIMEOUT = timedelta(hours=1)
 _VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -51,9 +55,36 @@ def process_group() -> Iterator[Place]:
     _check_environment()
     with _world_of_one() if "RANK" not in os.environ else contextlib.nullcontext():
         _init_deepspeed(_device())
-        yield _place()
+        try:
+            yield _place()
+        except RuntimeError as error:
+            raise _as_lost_rank(error) from error
         # Not after an error: leaving in order could wait for ranks that wait for this one.
         dist.destroy_process_group()
+
+
+def set_timeouts(minutes: float) -> None:
+    """How long this process waits for others in collective operations from now on."""
+    # DeepSpeed has groups of its own, of the same ranks.
+    for group in dist.distributed_c10d._world.pg_map:
+        dist.set_timeout(timedelta(minutes=minutes), group)
+
+
+def _as_lost_rank(error: RuntimeError) -> Exception:
+    """An error of a collective operation, in words; another one as it is."""
+    text = str(error)
+    if not isinstance(error, dist.DistBackendError) and "gloo" not in text:
+        return error
+    first = text.splitlines()[0]
+    if "timed out" in text.lower() or "timeout" in text.lower():
+        return TimeoutError(
+            "another rank has not answered within the time-out (collective_timeout, in minutes): "
+            f"it hangs, or its machine is gone; the run goes on from its last checkpoint ({first})"
+        )
+    return ConnectionError(
+        "another rank is gone: its own error, if it could tell one, says why; the run goes on from "
+        f"its last checkpoint ({first})"
+    )
 
 
 def on_main(work: Callable[[], T]) -> T:
@@ -72,6 +103,39 @@ def on_main(work: Callable[[], T]) -> T:
     if isinstance(found[0], Exception):
         raise found[0]
     return found[0]
+
+
+def on_all(work: Callable[[], T]) -> list[T]:
+    """What `work` gives on each rank, on all ranks, by rank; collective.
+
+    Raises:
+        ValueError, OSError: where a rank met one, all ranks do, and none waits for others.
+    """
+    try:
+        own: Any = work()
+    except (ValueError, OSError) as error:
+        own = error
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, own)
+    for each in found:
+        if isinstance(each, Exception):
+            raise each
+    return found
+
+
+def whole_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of a model's state dict, one at a time, also if ZeRO stage 3 has cut them.
+
+    Collective: all ranks take all of them. Each is whole, on its rank's device, until the next.
+    """
+    import deepspeed
+
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        # Small weights are whole on every rank, and must be left so: DeepSpeed cuts what it has
+        # gathered here, and then stops at steps that do not run as those that it has recorded.
+        is_cut = tensor.numel() == 0
+        with deepspeed.zero.GatheredParameters([tensor], enabled=is_cut):
+            yield name, tensor.detach()
 
 
 def _check_environment() -> None:
@@ -129,5 +193,8 @@ def _init_deepspeed(device: torch.device) -> None:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     # Without this it looks for MPI where torchrun's variables are missing, and waits for it.
     deepspeed.init_distributed(
-        "nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False
+        "nccl" if device.type == "cuda" else "gloo",
+        auto_mpi_discovery=False,
+        verbose=False,
+        timeout=_START_TIMEOUT,
     )

@@ -52,7 +52,7 @@ def build_engine(
                 settings.batch_size // place.world_size // settings.micro_batches
             ),
             "gradient_accumulation_steps": settings.micro_batches,
-            "gradient_clipping": settings.optimizer.max_grad_norm,
+            "gradient_clipping": 0.0,  # by default 1; we clip, see `optimizer_step`
             "zero_optimization": _zero_config(model, settings.zero_stage),
             # Our own log line says more, and DeepSpeed's timer waits for the device twice a step.
             "steps_per_print": 2**31,
@@ -64,7 +64,7 @@ def build_engine(
 
 def autocast_dtype(settings: TrainSettings) -> torch.dtype | None:
     """What the towers compute in; None for the weights' own dtype."""
-    return torch.bfloat16 if settings.precision == "bf16" else None
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.precision]
 
 
 def _zero_config(model: open_clip.CLIP, stage: int) -> dict[str, Any]:
@@ -99,25 +99,58 @@ def own_linear() -> Iterator[None]:
         torch.nn.functional.linear = linear
 
 
-@torch.no_grad()
-def optimizer_step(engine: DeepSpeedEngine) -> torch.Tensor:
-    """Steps after a backward, then brings the logit scale back into its range.
+def gradients(engine: DeepSpeedEngine) -> list[torch.Tensor]:
+    """This rank's gradients between the last backward pass of a step and the optimizer's step.
 
-    Returns:
-        The global norm of the gradients, before clipping; on the device.
+    They are means over the ranks already. Without ZeRO each rank has all of them; with ZeRO it has
+    a part, and no other rank has the same. What is written into them is what the optimizer sees.
     """
-    if engine.zero_optimization():
-        engine.step()
-        norm = torch.as_tensor(engine.get_global_grad_norm(), device=engine.device)
-    else:
-        # DeepSpeed keeps no norm without ZeRO; the gradients are averaged and whole here.
-        gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        engine.step()
+    if not engine.zero_optimization():
+        return [p.grad for p in engine.module.parameters() if p.grad is not None]
+    groups = engine.optimizer.averaged_gradients.values()
+    return [gradient for group in groups for gradient in group]
+
+
+@torch.no_grad()
+def optimizer_step(engine: DeepSpeedEngine, factor: float = 1.0) -> None:
+    """Steps on the gradients times `factor`, then brings the logit scale back into its range."""
+    if factor != 1:
+        torch._foreach_mul_(gradients(engine), factor)
+    engine.step()
     _clamp_logit_scale(engine)
+    _end_of_step(engine)
+
+
+@torch.no_grad()
+def skip_step(engine: DeepSpeedEngine) -> None:
+    """Ends a step without taking it: weights and moments stay as they are, gradients are dropped.
+
+    On all ranks together. DeepSpeed must see a step, since it counts them.
+    """
+    held = gradients(engine)
+    if engine.zero_optimization():
+        if engine.global_rank == 0:  # whose first gradient is one, and not the padding of a part
+            held[0].view(-1)[0] = math.nan
+        engine.step()  # DeepSpeed takes no step on a norm that is not finite
+        assert engine.optimizer.overflow
+        if engine.zero_optimization_stage() == 3:
+            torch._foreach_zero_(held)  # the room is kept, and the padding in it
+            # Weights that are always whole, which DeepSpeed gathers again after steps it takes.
+            engine.optimizer.checkpoint_event_epilogue()
+    else:
+        engine.zero_grad()
+        engine.step()  # AdamW passes over weights without gradients
+    _end_of_step(engine)
+
+
+def clipping(grad_norm: float, max_norm: float) -> float:
+    """What gradients of this norm are multiplied by, to be of `max_norm` at most; 0 is no limit."""
+    return min(1.0, max_norm / (grad_norm + 1e-6)) if max_norm else 1.0
+
+
+def _end_of_step(engine: DeepSpeedEngine) -> None:
     if engine.zero_optimization_stage() == 3:
         _forget_unfinished_modules(engine)
-    return norm
 
 
 def _clamp_logit_scale(engine: DeepSpeedEngine) -> None:

@@ -1,10 +1,9 @@
 """The training loop.
 
-1. Read the index, make the plan, build the model, choose the micro-batches, wrap the model in a
-   DeepSpeed engine.
-2. Restore the latest checkpoint of the run's folder, if there is one.
-3. For each step: batch -> features -> loss -> backward -> optimizer -> clamp the logit scale.
-4. Log; save every so many steps and at the end.
+1. Set up the run, or restore it from the latest checkpoint of its folder (setup.py).
+2. For each step: batch -> features -> loss -> backward -> the ranks agree that it is finite
+   (edge.py) -> optimizer -> clamp the logit scale. A step that is not finite is skipped.
+3. Log; evaluate and save every so many steps (or minutes), and at the end; save when asked to stop.
 """
 
 from __future__ import annotations
@@ -13,45 +12,38 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from hnpretrain import config
-from hnpretrain.data.loader import Loader, Position, make_plan
+from hnpretrain.data.ledger import Ledger, Tally
+from hnpretrain.data.loader import Position
 from hnpretrain.data.samples import Batch
-from hnpretrain.data.texts import TextLayout
-from hnpretrain.losses import HardNegativeContrastiveLoss, LossOutput
-from hnpretrain.models import LoadedModel, build
-from hnpretrain.shards import storage
-from hnpretrain.shards.index import Index, read_index
-from hnpretrain.shards.marker import Reject
-from hnpretrain.train.caching import check_micro_batches, forward_backward
-from hnpretrain.train.captions import sample_captions
-from hnpretrain.train.checkpoint import (
-    RUN_CONFIG_NAME,
-    Checkpoints,
-    Progress,
-    find_latest,
-    ranks_of,
-    readable,
+from hnpretrain.losses import LossOutput
+from hnpretrain.train.caching import forward_backward
+from hnpretrain.train.checkpoint import Progress
+from hnpretrain.train.distributed import Place, process_group, set_timeouts
+from hnpretrain.train.edge import Edge, Wish, meet
+from hnpretrain.train.engine import (
+    clipping,
+    gradients,
+    optimizer_step,
+    own_linear,
+    skip_step,
 )
-from hnpretrain.train.distributed import Place, on_main, process_group
-from hnpretrain.train.engine import build_engine, optimizer_step, own_linear
+from hnpretrain.train.finite import Remembered, is_overflow, named
 from hnpretrain.train.log import LOG_NAME, RunLog, console_line
-from hnpretrain.train.machine import local_ranks
-from hnpretrain.train.memory import Job, choose, told
+from hnpretrain.train.machine import in_use
 from hnpretrain.train.optimizer import learning_rate
 from hnpretrain.train.settings import TrainSettings, require_shards
-from hnpretrain.train.towers import lay_out_for
-
-if TYPE_CHECKING:
-    from deepspeed import DeepSpeedEngine
+from hnpretrain.train.setup import Run, set_up
+from hnpretrain.train.stopping import Stopped, StopRequest
 
 # Below this many samples the share of rejected ones says nothing.
 _MIN_SAMPLES_FOR_SHARE = 1000
+# Of a step that is skipped, at most so many ranks' keys are named.
+_RANKS_NAMED = 8
 
 
 def train(settings: TrainSettings) -> None:
@@ -61,237 +53,106 @@ def train(settings: TrainSettings) -> None:
 
     Raises:
         ValueError: the settings do not fit together, with the data, or with the run to go on with;
-            the loss is not finite; too many samples are broken.
-        OSError: shards could not be read.
+            too many steps in a row are not finite; too many samples are broken.
+        OSError: shards could not be read; the last checkpoint could not be saved; a rank is gone.
+        Stopped: a signal asked for it, and the run is saved.
     """
     require_shards(settings)
-    with process_group() as place, own_linear():
-        run = _set_up(settings, place)
+    with StopRequest() as stop, process_group() as place, own_linear():
+        run = set_up(settings, place)
         try:
-            _run(run)
+            with run.profiler:
+                _run(run, stop)
         finally:
             if run.log:
                 run.log.close()
 
 
-@dataclass
-class _Run:
-    """What a run is made of, on this rank."""
-
-    settings: TrainSettings
-    place: Place
-    index: Index
-    loader: Loader
-    model: LoadedModel
-    engine: DeepSpeedEngine
-    loss: HardNegativeContrastiveLoss
-    checkpoints: Checkpoints
-    progress: Progress
-    total_steps: int
-    log: RunLog | None  # on the main rank
-
-
-def _set_up(settings: TrainSettings, place: Place) -> _Run:
-    folder = Path(settings.output)
-    latest = find_latest(folder)
-    before = _read_config(latest) if latest else None
-    if before and not settings.data.streams:
-        # A run that goes on keeps the number of streams that was chosen when it began.
-        settings = replace(settings, data=replace(settings.data, streams=before.data.streams))
-    if latest and before and not settings.micro_batches and ranks_of(latest) == place.world_size:
-        # Likewise of micro-batches, on which draws depend; on other ranks they differ anyway.
-        settings = replace(settings, micro_batches=before.micro_batches)
-    index = read_index(settings.data.shards)
-    plan = make_plan(settings.data, index, settings.batch_size, settings.seed, place.world_size)
-    settings = replace(settings, data=replace(settings.data, streams=plan.streams))
-
-    torch.manual_seed(settings.seed)  # the same weights on every rank
-    model = build(settings.model)
-    loss = settings.loss.make(settings.data.negatives).to(place.device)
-    layout = lay_out_for(model.model, loss, settings).layout
-    settings = _with_micro_batches(settings, place, index, model, loss, layout)
-    engine = build_engine(model.model, loss, settings, place)
-    identity = _identity(settings, index, model, loss, place)
-    resolved = config.to_yaml(settings)
-    checkpoints = Checkpoints(folder, settings.checkpoint, identity, resolved, place)
-    progress = checkpoints.restore(engine, loss, latest)
-    loader = Loader(
-        settings.data,
-        index,
-        plan,
-        model.preprocess_train,
-        model.tokenizer,
-        layout,
-        place.rank,
-        place.world_size,
-        settings.micro_batches,
-        pin_memory=place.device.type == "cuda",
-    )
-    total_steps = settings.epochs * plan.steps_per_epoch
-    log = None
-    if place.is_main:
-        _announce(settings, before, place, index, loader, progress)
-        if progress.global_step < total_steps:  # else these settings train nothing
-            storage.write_bytes(str(folder / RUN_CONFIG_NAME), resolved.encode())
-        log = RunLog(folder, progress.global_step)
-    return _Run(
-        settings=settings,
-        place=place,
-        index=index,
-        loader=loader,
-        model=model,
-        engine=engine,
-        loss=loss,
-        checkpoints=checkpoints,
-        progress=progress,
-        total_steps=total_steps,
-        log=log,
-    )
-
-
-def _with_micro_batches(
-    settings: TrainSettings,
-    place: Place,
-    index: Index,
-    model: LoadedModel,
-    loss: HardNegativeContrastiveLoss,
-    layout: TextLayout,
-) -> TrainSettings:
-    """The settings with the number of micro-batches; collective if it is to be chosen.
-
-    Raises:
-        ValueError: the number that is set does not go with the batch or the model, or captions
-            cannot be read.
-        OSError: likewise.
-    """
-    size = settings.batch_size // place.world_size
-
-    def chosen() -> int:
-        captions = sample_captions(settings.data, index, model.tokenizer, settings.seed)
-        job = Job(settings, model.model, loss, layout, captions, place.world_size, place.device)
-        choice = choose(job, local_ranks(place.world_size))
-        print(told(choice, size), flush=True)  # a rank that runs out of memory flushes nothing
-        return choice.micro_batches
-
-    if not settings.micro_batches:  # by one rank: each sees another amount of free memory
-        settings = replace(settings, micro_batches=on_main(chosen))
-    check_micro_batches(settings.micro_batches, size, model.model)
-    return settings
-
-
-def _read_config(checkpoint: Path) -> TrainSettings:
-    with readable(checkpoint):
-        return config.load(TrainSettings, checkpoint / RUN_CONFIG_NAME)
-
-
-def _identity(
-    settings: TrainSettings,
-    index: Index,
-    model: LoadedModel,
-    loss: HardNegativeContrastiveLoss,
-    place: Place,
-) -> dict[str, Any]:
-    """What a run cannot change on its way; see Checkpoints."""
-    return {
-        "data.shards": index.fingerprint,
-        "model": model.config,
-        "model.pretrained": settings.model.pretrained,
-        "model.augmentation": settings.model.augmentation,
-        # The optimizer holds the parameters that are trained, and no others.
-        "model.lock_image": settings.model.lock_image,
-        "model.lock_text": settings.model.lock_text,
-        "loss.objective": settings.loss.objective,
-        "loss.scope": loss.scope,
-        "loss.weights": loss.weights,
-        "loss.label_smoothing": settings.loss.label_smoothing,
-        "precision": settings.precision,
-        "seed": settings.seed,
-        "batch_size": settings.batch_size,
-        "data.streams": settings.data.streams,
-        "data.block_size": settings.data.block_size,
-        "data.negatives": settings.data.negatives,
-        # torch restores these with the optimizer, so a change would be ignored in silence.
-        "optimizer.weight_decay": settings.optimizer.weight_decay,
-        "optimizer.betas": list(settings.optimizer.betas),
-        "optimizer.eps": settings.optimizer.eps,
-        "zero_stage": settings.zero_stage,
-        # ZeRO cuts the optimizer's state into one part a rank.
-        "the number of processes": place.world_size if settings.zero_stage else None,
-    }
-
-
-def _announce(
-    settings: TrainSettings,
-    before: TrainSettings | None,
-    place: Place,
-    index: Index,
-    loader: Loader,
-    progress: Progress,
-) -> None:
-    plan = loader.plan
-    print(
-        f"{plan.samples} samples in {len(plan.shard_samples)} shards | "
-        f"{plan.steps_per_epoch} steps of {plan.batch_size} an epoch, {settings.epochs} epochs | "
-        f"{plan.streams} streams on {place.world_size} ranks ({place.device.type}) | "
-        f"{plan.left_out} samples left out of an epoch"
-    )
-    if settings.data.negatives > index.max_negatives:
-        print(
-            f"data.negatives={settings.data.negatives}, but these shards hold at most "
-            f"{index.max_negatives} a caption: the rest is masked"
-        )
-    if before is None:
-        return
-    if progress.global_step >= settings.epochs * plan.steps_per_epoch:
-        print(
-            f"nothing is left to train: {settings.output} is at epoch {progress.position.epoch} "
-            f"of epochs={settings.epochs}. Another training goes into another `output`"
-        )
-        return
-    print(
-        f"going on at epoch {progress.position.epoch}, step {progress.position.step} "
-        f"from {settings.output}"
-    )
-    for key, (old, new) in config.changes(before, settings).items():
-        print(f"  with {key}={new}, it was {old}")
-
-
-def _run(run: _Run) -> None:
+def _run(run: Run, stop: StopRequest) -> None:
     settings = run.settings
+    saving = _Saving(settings.checkpoint.minutes)
     interval = _Interval()
+    first_is_over = False
     steps = run.loader.batches(run.progress.position, settings.epochs)
     while True:
+        run.profiler.before_step(run.progress.global_step + 1)
         started = time.perf_counter()
         item = next(steps, None)
         if item is None:
             break
-        position, batches, rejects = item
+        position, batches, tally = item
         interval.data_wait += time.perf_counter() - started
-        interval.rejects += rejects
+        interval.tally.add(tally)
 
+        if run.flops:
+            interval.flops += run.flops.of_step(batches)
         if position.step == 0:
             run.loss.start_epoch()
         rate = learning_rate(settings.optimizer, run.progress.global_step, run.total_steps)
-        result = train_step(run, batches, rate)
+        wish = Wish(save=saving.is_due(), stop=stop.signal is not None)
+        result = train_step(run, batches, rate, wish)
         run.progress = replace(
             run.progress,
             position=_after(position, run.loader.plan.steps_per_epoch),
             global_step=run.progress.global_step + 1,
-            samples=run.progress.samples + settings.batch_size,
         )
         interval.steps += 1
 
         step = run.progress.global_step
         is_last = step == run.total_steps
-        save = is_last or step % settings.checkpoint.every == 0
+        save = is_last or result.edge.save or result.edge.stop
+        save = save or step % settings.checkpoint.every == 0
         # A checkpoint holds the ledger too, so what was rejected is summed up before it.
         if save or step % settings.log_every == 0:
             _report(run, interval, position, result)
             interval = _Interval()
+        # Before the checkpoint, so that a run that goes on from there has it. It is none of the
+        # training's time.
+        interval.started += run.evaluation.after_step(step, run.log)
         if save:
-            run.checkpoints.save(run.engine, run.model, run.loss, run.progress)
+            saving.save(run, must=is_last or result.edge.stop)
+        if is_last and run.log:
+            _close_ledger(run.log, run.progress)
+        if not first_is_over:
+            # Compiling, opening and restoring, which take their time, are over.
+            set_timeouts(settings.collective_timeout)
+            first_is_over = True
+        if result.edge.stop and not is_last:
+            if run.place.is_main:
+                print(f"stopped at step {step} and saved: the same command goes on", flush=True)
+            raise Stopped
+
+
+class _Saving:
+    """When and how checkpoints are saved.
+
+    Args:
+        minutes: see CheckpointSettings.
+    """
+
+    def __init__(self, minutes: float) -> None:
+        self._seconds = 60 * minutes
+        self._last = time.monotonic()
+
+    def is_due(self) -> bool:
+        """By this rank's clock."""
+        return 0 < self._seconds <= time.monotonic() - self._last
+
+    def save(self, run: Run, must: bool) -> None:
+        """Saves; collective. One that fails is told, and is an error if it must not."""
+        self._last = time.monotonic()
+        step = run.progress.global_step
+        try:
+            run.checkpoints.save(run.trained, run.progress)
+        except OSError as error:
+            if must:
+                raise
             if run.log:
-                run.log.write("checkpoint", step)
+                print(f"{error}; the training goes on, and saves again later", flush=True)
+                run.log.write("checkpoint failed", step, error=str(error))
+            return
+        if run.log:
+            run.log.write("checkpoint", step)
 
 
 @dataclass(frozen=True)
@@ -300,111 +161,199 @@ class StepResult:
 
     Attributes:
         loss: value, terms and metrics.
-        logit_scale: the multiplier s that the loss was computed with.
-        grad_norm: global norm of the gradients, before clipping.
+        edge: what the ranks agreed on.
         lr: learning rate.
     """
 
     loss: LossOutput
-    logit_scale: float
-    grad_norm: float
+    edge: Edge
     lr: float
 
 
-def train_step(run: _Run, batches: Sequence[Batch], rate: float) -> StepResult:
-    """One optimizer step on this rank's part of the global batch."""
+def train_step(run: Run, batches: Sequence[Batch], rate: float, wish: Wish) -> StepResult:
+    """One optimizer step on this rank's part of the global batch, or one that is skipped."""
     # Dropout and the like draw from (seed, step, rank), so a resumed run draws the same.
     seed = _seed_of(run.settings.seed, run.progress.global_step, run.place.rank)
     for group in run.engine.optimizer.param_groups:
         group["lr"] = rate
-    output, scale = forward_backward(
-        run.engine, run.loss, batches, lambda number: _seed_draws(seed, number, run.place.device)
+    remembered = Remembered(run.loss, run.model.model)
+    loss_scale = run.progress.loss_scale
+    output, logit_scale, features_finite = forward_backward(
+        run.engine,
+        run.loss,
+        batches,
+        lambda number: _seed_draws(seed, number, run.place.device),
+        loss_scale.value,
     )
-    norm = optimizer_step(run.engine)
-    # Read together at the step's end, since each read waits for the device. Both values are global,
-    # so all ranks stop together, after a step that is never saved.
-    loss, grad_norm, logit_scale = _read(output.total, norm, scale)
-    if not math.isfinite(loss):
-        raise ValueError(_not_finite("loss", loss, run, batches[0]))
-    if not 0 <= grad_norm < math.inf:  # DeepSpeed may call a norm that is none -1
-        raise ValueError(_not_finite("norm of the gradients", grad_norm, run, batches[0]))
-    return StepResult(output, logit_scale, grad_norm, rate)
-
-
-def _read(*values: torch.Tensor) -> list[float]:
-    """Scalars from the device, in one copy."""
-    return torch.stack([value.detach().double() for value in values]).tolist()
-
-
-def _not_finite(what: str, value: float, run: _Run, batch: Batch) -> str:
-    return (
-        f"the {what} is {value} at step {run.progress.global_step}; the first keys of this rank's "
-        f"batch are {', '.join(batch.keys[:4])}. Lower optimizer.lr, raise optimizer.warmup_steps "
-        "or set optimizer.max_grad_norm; the run goes on from its last checkpoint"
+    edge = meet(
+        output.total,
+        logit_scale,
+        features_finite,
+        gradients(run.engine),
+        loss_scale.value,
+        in_parts=run.engine.zero_optimization(),
+        wish=wish,
     )
+    if edge.is_finite:
+        max_norm = run.settings.optimizer.max_grad_norm
+        optimizer_step(run.engine, clipping(edge.grad_norm, max_norm) / loss_scale.value)
+        if run.average:
+            run.average.update()
+    else:
+        skip_step(run.engine)
+        remembered.put_back()
+    _count(run, batches[0], edge)
+    return StepResult(output, edge, rate)
+
+
+def _count(run: Run, batch: Batch, edge: Edge) -> None:
+    """Keeps count of steps that were skipped, and tells; stops the run after too many in a row."""
+    progress = run.progress
+    overflow = is_overflow(edge.loss, edge.grad_norm, progress.loss_scale)
+    skips, told = progress.skips, None
+    if edge.is_finite:
+        skips = skips.taken()
+    elif overflow:
+        skips = skips.overflowed()
+    else:
+        told = _named(run, batch, edge)
+        skips = skips.skipped(told)
+    scaled = run.settings.precision == "fp16" and (edge.is_finite or overflow)
+    loss_scale = progress.loss_scale.after(overflow) if scaled else progress.loss_scale
+    run.progress = replace(progress, skips=skips, loss_scale=loss_scale)
+    if run.log and overflow:
+        run.log.write("overflow", progress.global_step + 1, loss_scale=loss_scale.value)
+    if run.log and told:
+        print(f"skipped: {told}", flush=True)
+        run.log.write("skipped", progress.global_step + 1, reason=told)
+    skips.check(run.settings.max_skipped)
+
+
+def _named(run: Run, batch: Batch, edge: Edge) -> str:
+    """A step that is not finite in words, with the first keys of batches; collective."""
+    keys: list[tuple[str, ...]] = [()] * run.place.world_size
+    dist.all_gather_object(keys, tuple(batch.keys[:4]))
+    ranks = edge.suspects or tuple(range(run.place.world_size))
+    what, value = ("loss", edge.loss)
+    if math.isfinite(edge.loss):
+        what, value = ("norm of the gradients", edge.grad_norm)
+    first = [(rank, keys[rank]) for rank in ranks[:_RANKS_NAMED]]
+    return named(run.progress.global_step, what, value, first)
 
 
 @dataclass
 class _Interval:
-    """What happened since the last log line; times in seconds."""
+    """What happened since the last log line; times in seconds, FLOPs of the main rank."""
 
     started: float = field(default_factory=time.perf_counter)
     steps: int = 0
     data_wait: float = 0.0
-    rejects: list[Reject] = field(default_factory=list)
+    flops: float = 0.0
+    tally: Tally = field(default_factory=Tally)
 
 
-def _report(run: _Run, interval: _Interval, position: Position, result: StepResult) -> None:
+def _report(run: Run, interval: _Interval, position: Position, result: StepResult) -> None:
     """Sums up the interval over all ranks, logs it, and stops the run if too much is broken."""
-    rejects = _gather_rejects(interval.rejects, run.place)
-    run.progress = replace(run.progress, rejected=run.progress.rejected + len(rejects))
+    tally = _gather(interval.tally, run.place)
+    total = Ledger()
+    total.add(run.progress.ledger)
+    total.add(tally.ledger)
+    before, run.progress = run.progress.ledger, replace(run.progress, ledger=total)
     seconds = time.perf_counter() - interval.started
     step = run.progress.global_step
     if run.log:
-        for reject in rejects:
-            run.log.write(
-                "rejected", step, key=reject.key, reason=reject.reason, detail=reject.detail
-            )
+        _tell(run.log, step, tally, before)
+        for note in tally.notes:
+            if note not in run.noted:  # other workers may meet the same later
+                run.noted.add(note)
+                run.log.write("note", step, text=note)
+                print(note, flush=True)
         fields: dict[str, Any] = {
             "epoch": position.epoch,
             "step": position.step,
             "loss": result.loss.total.item(),
             **{name: value.item() for name, value in result.loss.terms.items()},
             **{name: value.item() for name, value in result.loss.metrics.items()},
-            "logit_scale": result.logit_scale,
-            "grad_norm": result.grad_norm,
+            "logit_scale": result.edge.logit_scale,
+            "grad_norm": result.edge.grad_norm,
             "lr": result.lr,
-            "samples": run.progress.samples,
-            "rejected": run.progress.rejected,
-            "samples_per_second": interval.steps * run.settings.batch_size / seconds,
-            "data_wait": interval.data_wait / seconds,
+            "samples": total.read,
+            "ledger": total.counts(),
+            "interval": tally.ledger.counts(),
+            **_of_skips(run),
+            **_speed(run, interval, seconds),
         }
         run.log.write("step", step, **fields)
         left = (run.total_steps - step) * seconds / interval.steps
-        print(console_line(step, run.total_steps, fields, left), flush=True)
+        line = console_line(step, run.total_steps, fields, result.loss.terms, left)
+        print(line, flush=True)
     _check_reject_share(run)
 
 
-def _check_reject_share(run: _Run) -> None:
-    samples, rejected = run.progress.samples, run.progress.rejected
+def _of_skips(run: Run) -> dict[str, Any]:
+    skips = run.progress.skips
+    if run.settings.precision != "fp16":
+        return {"skipped": skips.total}
+    return {
+        "skipped": skips.total,
+        "overflows": skips.overflows,
+        "loss_scale": run.progress.loss_scale.value,
+    }
+
+
+def _speed(run: Run, interval: _Interval, seconds: float) -> dict[str, float]:
+    """How fast the interval's steps were, and what they made of this rank's device."""
+    fields = {
+        "samples_per_second": interval.steps * run.settings.batch_size / seconds,
+        "step_seconds": seconds / interval.steps,
+        "data_wait": interval.data_wait / seconds,
+        "memory": in_use(run.place.device),
+    }
+    if run.peak and interval.flops:
+        fields["tflops"] = interval.flops / seconds / 1e12
+        fields["mfu"] = interval.flops / seconds / run.peak
+    return fields
+
+
+def _tell(log: RunLog, step: int, tally: Tally, before: Ledger) -> None:
+    """Logs by name what was rejected: samples each, shards once a run."""
+    for reject in tally.rejects:
+        log.write("rejected", step, key=reject.key, reason=reject.reason, detail=reject.detail)
+    for shard, why in sorted(tally.ledger.quarantined.items()):
+        if shard not in before.quarantined:
+            log.write("quarantined", step, shard=shard, why=why)
+            print(f"quarantined shard {shard}: {why}", flush=True)
+
+
+def _close_ledger(log: RunLog, progress: Progress) -> None:
+    log.write("ledger", progress.global_step, **progress.ledger.counts())
+    print(f"ledger: {progress.ledger}", flush=True)
+
+
+def _check_reject_share(run: Run) -> None:
+    ledger = run.progress.ledger
     allowed = run.settings.data.max_reject_share
-    if samples >= _MIN_SAMPLES_FOR_SHARE and rejected > allowed * samples:
+    if ledger.read >= _MIN_SAMPLES_FOR_SHARE and ledger.lost > allowed * ledger.read:
         raise ValueError(
-            f"{rejected} of {samples} samples were rejected, more than "
-            f"data.max_reject_share={allowed}; {run.settings.output}/{LOG_NAME} names each with "
-            "its reason"
+            f"{ledger.lost} of {ledger.read} samples were rejected, more than "
+            f"data.max_reject_share={allowed}: {ledger}. {run.settings.output}/{LOG_NAME} names "
+            "each sample and shard with its reason"
         )
 
 
-def _gather_rejects(rejects: list[Reject], place: Place) -> list[Reject]:
-    """All ranks' rejects, on all ranks; nothing but a count is sent while there are none."""
-    count = torch.tensor(len(rejects), device=place.device)
-    dist.all_reduce(count)
-    if not int(count):
-        return []
-    parts: list[list[Reject]] = [[] for _ in range(place.world_size)]
-    dist.all_gather_object(parts, rejects)
-    return [reject for part in parts for reject in part]
+def _gather(tally: Tally, place: Place) -> Tally:
+    """The sum over all ranks, on all ranks; nothing but counts is sent while all is well."""
+    counts = torch.tensor([tally.ledger.read, not tally.is_plain], device=place.device)
+    dist.all_reduce(counts)
+    read, telling = counts.tolist()
+    if not telling:
+        return Tally(Ledger(read=read))
+    parts = [Tally() for _ in range(place.world_size)]
+    dist.all_gather_object(parts, tally)
+    whole = Tally()
+    for part in parts:
+        whole.add(part)
+    return whole
 
 
 def _after(position: Position, steps_per_epoch: int) -> Position:

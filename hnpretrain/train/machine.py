@@ -1,4 +1,4 @@
-"""How much memory this machine leaves to a rank."""
+"""How much memory this machine leaves to a rank, and how much the rank takes."""
 
 from __future__ import annotations
 
@@ -32,6 +32,21 @@ def budget(device: torch.device, local_ranks: int) -> int:
 def local_ranks(ranks: int) -> int:
     """How many of all ranks train on this machine: what torchrun says, else all."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
+
+
+def in_words(size: float) -> str:
+    """Bytes, for people."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def in_use(device: torch.device) -> int:
+    """Bytes that this process takes.
+
+    On a GPU the most that its tensors have taken at once, on a CPU what it holds now.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resident()
 
 
 def resident() -> int:

@@ -8,9 +8,6 @@ copies of the weights) from what each sample takes.
 
 from __future__ import annotations
 
-import copy
-import itertools
-import logging
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,12 +15,10 @@ from typing import Any
 
 import open_clip
 import torch
-from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hnpretrain.data.samples import Batch
 from hnpretrain.data.texts import TextLayout
 from hnpretrain.losses import HardNegativeContrastiveLoss
 from hnpretrain.losses.blocked import CPU_TILE_ELEMENTS, GPU_TILE_ELEMENTS
@@ -32,8 +27,10 @@ from hnpretrain.train import machine
 from hnpretrain.train.caching import learns_batch_statistics, possible_micro_batches
 from hnpretrain.train.captions import CaptionSample
 from hnpretrain.train.engine import LIVE_SHARE, autocast_dtype, reduce_bucket
+from hnpretrain.train.machine import in_words
 from hnpretrain.train.settings import TrainSettings
 from hnpretrain.train.towers import Features, Towers
+from hnpretrain.train.twins import image_shape, quiet, twin_batch, twin_towers
 
 _FLOAT = 4  # bytes
 # Without ZeRO, DeepSpeed sums gradients over the ranks in a copy, so many at a time.
@@ -184,15 +181,11 @@ def told(choice: Choice, batch_size: int) -> str:
     )
 
 
-def in_words(size: float) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
-
-
 def estimate(job: Job, activations: Activations, micro_batches: int) -> Memory:
     """What a step takes with so many micro-batches."""
     stage = job.settings.zero_stage
-    weights = _bytes(job.model.state_dict().values())
-    trained = _bytes(p for p in job.model.parameters() if p.requires_grad)
+    weights = tensor_bytes(job.model.state_dict().values())
+    trained = tensor_bytes(p for p in job.model.parameters() if p.requires_grad)
     part = trained // job.ranks if stage else trained
     # Before gradients are summed over the ranks they are copied, to one tensor or into ZeRO's
     # bucket; what ZeRO keeps of them is copied once (stage 1: twice) more for the optimizer.
@@ -207,6 +200,8 @@ def estimate(job: Job, activations: Activations, micro_batches: int) -> Memory:
         "activations": activations.of(job.batch_size // micro_batches),
         "batch and loss": _of_batch(job, activations, micro_batches),
     }
+    if job.settings.ema:
+        parts["average of weights"] = trained if stage < 3 else part
     if stage:
         parts["bucket of gradients"] = _FLOAT * reduce_bucket(job.model, stage)
     on_cpu = job.device.type == "cpu"
@@ -254,10 +249,11 @@ def _process(job: Job) -> int:
     """On a CPU, what this process holds beside the model; on a GPU that is no longer free."""
     if job.device.type != "cpu":
         return 0
-    return max(0, machine.resident() - _bytes(job.model.state_dict().values()))
+    return max(0, machine.resident() - tensor_bytes(job.model.state_dict().values()))
 
 
-def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """What the data of tensors take."""
     return sum(map(_size, tensors))
 
 
@@ -265,14 +261,8 @@ def _size(x: torch.Tensor) -> int:
     return x.numel() * x.element_size()
 
 
-def _image_shape(model: open_clip.CLIP) -> tuple[int, int, int]:
-    size = model.visual.preprocess_cfg["size"]
-    height, width = (size, size) if isinstance(size, int) else size
-    return 3, height, width
-
-
 def _image_bytes(model: open_clip.CLIP) -> int:
-    channels, height, width = _image_shape(model)
+    channels, height, width = image_shape(model)
     return _FLOAT * channels * height * width
 
 
@@ -284,17 +274,14 @@ def measure(job: Job) -> Activations:
     """
     most = min(len(job.captions), job.batch_size)
     least = max(1, most // 2)
-    disabled = logging.root.manager.disable
-    logging.disable(logging.ERROR)  # torch logs a page before it raises
-    try:
-        mode = FakeTensorMode(allow_non_fake_inputs=True)
-        towers = _twin_towers(job, mode)
+    autocast, parts = autocast_dtype(job.settings), job.loss.needs_parts()
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with quiet():
+        towers = twin_towers(job.model, autocast, parts, job.device, mode)
         peak, features = _take(job, towers, mode, most)
         slope = peak / most
         if least < most:
             slope = (peak - _take(job, towers, mode, least)[0]) / (most - least)
-    finally:
-        logging.disable(disabled)
     travelling = features.text_BD.nbytes
     if job.loss.scope == "global" and features.negative_BKD is not None:
         travelling += features.negative_BKD.nbytes
@@ -306,35 +293,11 @@ def measure(job: Job) -> Activations:
     )
 
 
-def _twin_towers(job: Job, mode: FakeTensorMode) -> Towers:
-    """The towers with weights that have no data, and lose their gradients at once."""
-    twins: dict[int, torch.Tensor] = {}
-    with mode:
-        for x in itertools.chain(job.model.parameters(), job.model.buffers()):
-            twin = torch.empty(x.shape, dtype=x.dtype, device=job.device)
-            if isinstance(x, nn.Parameter):
-                twin = nn.Parameter(twin, x.requires_grad)
-                if x.requires_grad:
-                    twin.register_post_accumulate_grad_hook(_forget_gradient)
-            twins[id(x)] = twin
-    model = copy.deepcopy(job.model, twins)
-    return Towers(model, autocast_dtype(job.settings), parts=job.loss.needs_parts())
-
-
-def _forget_gradient(parameter: torch.Tensor) -> None:
-    parameter.grad = None
-
-
 def _take(job: Job, towers: Towers, mode: FakeTensorMode, samples: int) -> tuple[int, Features]:
     """Bytes that are alive at once in a forward and a backward pass, and what comes out."""
     texts = job.captions.laid_out(job.layout, samples)
-    with mode:
-        batch = Batch(
-            keys=(),
-            image_BCHW=torch.empty(samples, *_image_shape(job.model), device=job.device),
-            texts=texts.to(job.device),
-            negative_mask_BK=job.captions.mask_BC[:samples, 1:].to(job.device),
-        )
+    mask_BK = job.captions.mask_BC[:samples, 1:]
+    batch = twin_batch(job.model, samples, texts, mask_BK, job.device, mode)
     with mode, _Alive([batch.image_BCHW, *towers.state_dict().values()]) as alive:
         features = towers(batch)
         with torch.autograd.set_multithreading_enabled(False):  # else a GPU's pass is not seen

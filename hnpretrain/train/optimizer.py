@@ -49,12 +49,29 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
     Frozen parameters are left out.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decays = (weight_decay, 0.0)
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [model.get_parameter(name) for name in names], "weight_decay": decay}
+        for names, decay in zip(_trained_names(model), decays, strict=True)
     ]
     return [group for group in groups if group["params"]]
+
+
+def trained_names(model: nn.Module) -> list[str]:
+    """The names of the trained parameters, in the order in which the optimizer numbers them."""
+    matrices, others = _trained_names(model)
+    return [*matrices, *others]
+
+
+def _trained_names(model: nn.Module) -> tuple[list[str], list[str]]:
+    """Of matrices, and of vectors and scalars."""
+    matrices: list[str] = []
+    others: list[str] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            ndim = len(getattr(parameter, "ds_shape", parameter.shape))  # ZeRO 3 leaves parts
+            (matrices if ndim >= 2 else others).append(name)
+    return matrices, others
 
 
 def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:

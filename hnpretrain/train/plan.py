@@ -12,38 +12,52 @@ from rich.table import Table
 
 from hnpretrain import config
 from hnpretrain.data.loader import make_plan
+from hnpretrain.data.mixture import read_mixture
 from hnpretrain.models import build
 from hnpretrain.models.store import latest_checkpoint
-from hnpretrain.shards.index import read_index
 from hnpretrain.train.caching import check_micro_batches
 from hnpretrain.train.captions import CaptionSample, sample_captions
-from hnpretrain.train.machine import local_ranks
-from hnpretrain.train.memory import Choice, Job, choose, in_words
+from hnpretrain.train.evaluation import load_benchmarks
+from hnpretrain.train.flops import FlopsCounter
+from hnpretrain.train.log import duration
+from hnpretrain.train.machine import in_words, local_ranks
+from hnpretrain.train.memory import Choice, Job, choose, tensor_bytes
+from hnpretrain.train.peaks import device_peak
+from hnpretrain.train.profiling import require_rank
 from hnpretrain.train.settings import TrainSettings, require_shards
 from hnpretrain.train.towers import lay_out_for
+from hnpretrain.train.trackers import require_packages
 
 
-def foresee(settings: TrainSettings, ranks: int) -> dict[str, Any]:
+def foresee(settings: TrainSettings, ranks: int, mfu: float = 0.4) -> dict[str, Any]:
     """What a run with these settings would do if it began now on so many processes.
 
     Reads the index and a few captions, builds the model, and trains nothing.
 
+    Args:
+        mfu: the share of their peak that the devices are taken to compute at.
+
     Returns:
         JSON values: "settings" as they are resolved, "changed" (those that are no defaults),
-        "data", "texts", "model", "memory" and "output_holds_a_run". Sizes are in bytes, of one
-        rank.
+        "data", "texts", "model", "compute", "checkpoint", "memory" and "output_holds_a_run". Sizes
+        are in bytes; those of memory are one rank's.
 
     Raises:
         ValueError: the settings do not fit together, or with the data.
         OSError: shards could not be read.
     """
+    if not 0 < mfu <= 1:
+        raise ValueError(f"--mfu={mfu} must be a share above 0 and up to 1")
     require_shards(settings)
-    index = read_index(settings.data.shards)
-    plan = make_plan(settings.data, index, settings.batch_size, settings.seed, ranks)
+    require_rank(settings.profile, ranks)
+    require_packages(settings.log)
+    load_benchmarks(settings.evaluation)
+    mixture = read_mixture(settings.data.weights)
+    plan = make_plan(settings.data, mixture, settings.batch_size, settings.seed, ranks)
     model = build(settings.model)
     loss = settings.loss.make(settings.data.negatives)
     chosen = lay_out_for(model.model, loss, settings)
-    captions = sample_captions(settings.data, index, model.tokenizer, settings.seed)
+    captions = sample_captions(settings.data, mixture, model.tokenizer, settings.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     job = Job(settings, model.model, loss, chosen.layout, captions, ranks, device)
     if settings.micro_batches:
@@ -54,6 +68,9 @@ def foresee(settings: TrainSettings, ranks: int) -> dict[str, Any]:
     values["data"]["streams"] = plan.streams
     values["micro_batches"] = choice.micro_batches
     parameters = list(model.model.parameters())
+    total_steps = plan.steps_per_epoch * settings.epochs
+    tokens = _tokens(job, captions)
+    tokens_a_step = tokens["tokens_a_sample"] * settings.batch_size
     return {
         "settings": values,
         "changed": {
@@ -61,10 +78,11 @@ def foresee(settings: TrainSettings, ranks: int) -> dict[str, Any]:
         },
         "data": {
             "samples": plan.samples,
-            "shards": len(plan.shard_samples),
+            "shards": plan.shards,
             "samples_left_out": plan.left_out,
             "steps_per_epoch": plan.steps_per_epoch,
-            "total_steps": plan.steps_per_epoch * settings.epochs,
+            "total_steps": total_steps,
+            "total_samples": total_steps * settings.batch_size,
             "streams": plan.streams,
             "ranks": ranks,
             "batch_size_of_a_rank": job.batch_size,
@@ -72,13 +90,17 @@ def foresee(settings: TrainSettings, ranks: int) -> dict[str, Any]:
         "texts": {
             "layout": chosen.layout.kind,
             "reason": chosen.reason,
-            **_tokens(job, captions),
+            **tokens,
+            "tokens_a_step": round(tokens_a_step),
+            "total_tokens": round(tokens_a_step * total_steps),
         },
         "model": {
             "parameters": sum(p.numel() for p in parameters),
             "trained": sum(p.numel() for p in parameters if p.requires_grad),
             "image_tower": sum(p.numel() for p in model.model.visual.parameters()),
         },
+        "compute": _compute(job, captions, tokens_a_step, total_steps, mfu),
+        "checkpoint": {"bytes": _checkpoint_bytes(job), "kept": settings.checkpoint.keep},
         "memory": _memory(choice, device),
         "output_holds_a_run": latest_checkpoint(Path(settings.output)) is not None,
     }
@@ -94,6 +116,42 @@ def _tokens(job: Job, captions: CaptionSample) -> dict[str, float]:
         "tokens_a_sample": captions.laid_out(job.layout, samples).tokens / samples,
         "padded_tokens_a_sample": int(mask_BC.sum()) * padded_length / samples,
     }
+
+
+def _compute(
+    job: Job, captions: CaptionSample, tokens: float, total_steps: int, mfu: float
+) -> dict[str, Any]:
+    """FLOPs of the towers, and the time that they take where the device's peak is known."""
+    settings = job.settings
+    counter = FlopsCounter(job.model, job.loss.needs_parts())
+    samples = min(len(captions), job.batch_size)
+    mask_BK = captions.mask_BC[:samples, 1:]
+    flops = counter.of_texts(captions.laid_out(job.layout, samples), mask_BK)
+    if flops is None:
+        return {"note": counter.failure}
+    a_step = flops.of(settings.batch_size, round(tokens))
+    peak = device_peak(job.device, settings.precision, settings.log.peak_tflops)
+    seconds = a_step / (peak * mfu * job.ranks) if peak else None
+    return {
+        "flops_an_image": flops.per_image,
+        "flops_a_text_token": flops.per_token,
+        "flops_a_step": a_step,
+        "total_flops": a_step * total_steps,
+        "mfu": mfu,
+        "peak_of_a_rank": peak,
+        "seconds_a_step": seconds,
+        "total_seconds": seconds * total_steps if seconds else None,
+        "note": "",
+    }
+
+
+def _checkpoint_bytes(job: Job) -> int:
+    """What one checkpoint takes on disk, of all ranks together."""
+    weights = tensor_bytes(job.model.state_dict().values())
+    trained = tensor_bytes(p for p in job.model.parameters() if p.requires_grad)
+    # Adam's two moments; ZeRO keeps weights of its own with them, for its ranks' parts. In stage 3
+    # these and a file with all in one piece are the only ones.
+    return weights + (3 if job.settings.zero_stage else 2) * trained
 
 
 def _memory(choice: Choice, device: torch.device) -> dict[str, Any]:
@@ -112,6 +170,7 @@ def show(foreseen: Mapping[str, Any], console: Console | None = None) -> None:
     console = console or Console(highlight=False)
     data, texts, model = foreseen["data"], foreseen["texts"], foreseen["model"]
     settings, memory = foreseen["settings"], foreseen["memory"]
+    compute, checkpoint = foreseen["compute"], foreseen["checkpoint"]
     saved = 1 - texts["tokens_a_sample"] / texts["padded_tokens_a_sample"]
     changed = {key: str(value) for key, value in foreseen["changed"].items()}
     _print_table(console, "Settings that are no defaults", changed)
@@ -122,7 +181,8 @@ def show(foreseen: Mapping[str, Any], console: Console | None = None) -> None:
             "data": f"{data['samples']:,} samples in {data['shards']:,} shards; an epoch "
             f"leaves {data['samples_left_out']:,} out",
             "steps": f"{data['total_steps']:,}: {settings['epochs']} epochs of "
-            f"{data['steps_per_epoch']:,}, of {settings['batch_size']:,} samples",
+            f"{data['steps_per_epoch']:,}, of {settings['batch_size']:,} samples; "
+            f"{data['total_samples']:,} samples in all",
             "ranks": f"{data['ranks']}, with {data['batch_size_of_a_rank']:,} samples a step "
             f"from {data['streams'] // data['ranks']} of {data['streams']} streams",
             "parameters": f"{_millions(model['parameters'])}, "
@@ -132,7 +192,11 @@ def show(foreseen: Mapping[str, Any], console: Console | None = None) -> None:
             "text tokens": f"{texts['tokens_a_sample']:.1f} a sample of "
             f"{texts['texts_a_sample']:.1f} texts, {saved:.0%} less than the "
             f"{texts['padded_tokens_a_sample']:.1f} of padded rows (mean of "
-            f"{texts['samples_looked_at']} samples)",
+            f"{texts['samples_looked_at']} samples); {texts['tokens_a_step']:,} a step, "
+            f"{texts['total_tokens']:,} in all",
+            **_told(compute, data["ranks"]),
+            "checkpoint": f"{in_words(checkpoint['bytes'])}; {checkpoint['kept']} are kept, "
+            "one more while it is written",
             "micro-batches": f"{memory['micro_batches']}, of "
             f"{data['batch_size_of_a_rank'] // memory['micro_batches']} samples",
         },
@@ -150,6 +214,30 @@ def show(foreseen: Mapping[str, Any], console: Console | None = None) -> None:
             f"{settings['output']} holds a run already, with which `train` would go on if that has "
             "these settings; this is of a run that begins"
         )
+
+
+def _told(compute: Mapping[str, Any], ranks: int) -> dict[str, str]:
+    """The rows of FLOPs and time."""
+    if compute["note"]:
+        return {"compute": compute["note"]}
+    rows = {
+        "compute": f"{_flops(compute['flops_a_step'])} a step, {_flops(compute['total_flops'])} in "
+        "all, of the towers"
+    }
+    if compute["total_seconds"] is not None:
+        peak = f"{ranks} x {compute['peak_of_a_rank'] / 1e12:.5g} TFLOP/s"
+        rows["time"] = (
+            f"{duration(compute['total_seconds'])}, {compute['seconds_a_step']:.3g} s a step, at "
+            f"{compute['mfu']:.0%} (MFU) of {peak}"
+        )
+    return rows
+
+
+def _flops(count: float) -> str:
+    for unit, size in (("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12)):
+        if count >= size:
+            return f"{count / size:,.3g} {unit}"
+    return f"{count / 1e9:.3g} GFLOP"
 
 
 def _print_table(console: Console, title: str, rows: Mapping[str, str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import open_clip
 import torch
@@ -14,7 +14,9 @@ from hnpretrain.data.trees import TokenTrees
 from hnpretrain.losses import HardNegativeContrastiveLoss, LossOutput, TokenFeatures
 from hnpretrain.models.parts import PatchRecorder, require_patches
 from hnpretrain.models.texts import ChosenLayout, TextEncoder, choose_layout
-from hnpretrain.train.settings import TrainSettings
+
+if TYPE_CHECKING:  # the settings of evaluation stand beside code that needs this module
+    from hnpretrain.train.settings import TrainSettings
 
 
 class Features(NamedTuple):
@@ -60,6 +62,11 @@ class Features(NamedTuple):
             self.logit_bias,
             parts,
         )
+
+    def finite(self) -> torch.Tensor:
+        """0-dim bool: whether all of them are."""
+        found = [x.detach().isfinite().all() for x in self if x is not None]
+        return torch.stack(found).all()
 
 
 def lay_out_for(

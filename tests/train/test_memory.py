@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from hnpretrain import config
+from hnpretrain.data.mixture import read_mixture
 from hnpretrain.data.samples import Batch
 from hnpretrain.models import ModelSettings, build
 from hnpretrain.models.texts import choose_layout
-from hnpretrain.shards.index import read_index
-from hnpretrain.train import machine, memory
+from hnpretrain.train import machine, memory, twins
 from hnpretrain.train.caching import forward_backward
 from hnpretrain.train.captions import sample_captions
 from hnpretrain.train.engine import build_engine, optimizer_step
@@ -56,7 +56,7 @@ def job_of(shards, *overrides, ranks=1, batch_size=16, **model):
     loss = settings.loss.make(settings.data.negatives)
     layout = choose_layout(loaded.model, words=loss.needs_parts()).layout
     captions = sample_captions(
-        settings.data, read_index(settings.data.shards), loaded.tokenizer, settings.seed
+        settings.data, read_mixture(settings.data.weights), loaded.tokenizer, settings.seed
     )
     return Job(settings, loaded.model, loss, layout, captions, ranks, CPU)
 
@@ -71,7 +71,7 @@ def test_tensors_without_data_take_what_tensors_with_data_do(shards, overrides, 
         copy.deepcopy(job.model), memory.autocast_dtype(job.settings), job.loss.needs_parts()
     )
     for parameter in towers.parameters():
-        parameter.register_post_accumulate_grad_hook(memory._forget_gradient)
+        parameter.register_post_accumulate_grad_hook(twins._forget_gradient)
     texts = job.captions.laid_out(job.layout, 16)
     batch = Batch((), torch.randn(16, 3, 64, 64), texts, job.captions.mask_BC[:16, 1:])
     with memory._Alive([batch.image_BCHW, *towers.state_dict().values()]) as alive:
@@ -114,7 +114,7 @@ def test_the_optimizer_holds_what_is_estimated(shards, world_of_one, stage):
         tensors += optimizer.single_partition_of_fp32_groups
     elif stage == 3:
         tensors += optimizer.fp32_partitioned_groups_flat
-    assert expected["optimizer"] == pytest.approx(memory._bytes(tensors), rel=0.01)
+    assert expected["optimizer"] == pytest.approx(memory.tensor_bytes(tensors), rel=0.01)
 
 
 def test_on_a_gpu_what_is_freed_is_not_counted_twice(shards):

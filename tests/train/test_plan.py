@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from hnpretrain import config
 from hnpretrain.train import plan
@@ -67,21 +68,78 @@ def test_ranks_share_the_batch(recipe):
 
 
 @pytest.mark.parametrize(
+    "zero_stage, lock", [(0, False), (0, True), (1, False), (2, True), (3, True)]
+)
+def test_a_checkpoint_takes_what_is_foretold(tmp_path, recipe, zero_stage, lock):
+    overrides = [f"zero_stage={zero_stage}", f"model.lock_image={lock}", "epochs=1"]
+    overrides.append("checkpoint.keep=1")
+    told = foreseen(recipe, *overrides)["checkpoint"]
+    assert told["kept"] == 1
+    train_here(recipe, f"output={tmp_path}/run", *overrides)
+    (checkpoint,) = (tmp_path / "run/checkpoints").glob("step_*")
+    size = sum(path.stat().st_size for path in checkpoint.iterdir())
+    assert size == pytest.approx(told["bytes"], rel=0.05)
+
+
+def test_compute_and_time(recipe):
+    told = foreseen(recipe, "log.peak_tflops=2", ranks=2)
+    texts, compute = told["texts"], told["compute"]
+    assert texts["tokens_a_step"] == round(8 * texts["tokens_a_sample"])
+    assert texts["total_tokens"] == 10 * texts["tokens_a_step"]
+    assert told["data"]["total_samples"] == 80
+    expected = (
+        8 * compute["flops_an_image"] + texts["tokens_a_step"] * compute["flops_a_text_token"]
+    )
+    assert compute["flops_a_step"] == pytest.approx(expected)
+    assert compute["total_flops"] == 10 * compute["flops_a_step"]
+    seconds = compute["flops_a_step"] / (2 * 2e12 * 0.4)
+    assert compute["seconds_a_step"] == pytest.approx(seconds)
+    assert compute["total_seconds"] == pytest.approx(10 * seconds)
+    slower = foresee(config.load(TrainSettings, recipe, ["log.peak_tflops=2"]), 2, mfu=0.1)
+    assert slower["compute"]["total_seconds"] == pytest.approx(40 * seconds)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the peak of a GPU may be known")
+def test_no_time_is_made_up(recipe, capsys):
+    told = foreseen(recipe)
+    assert told["compute"]["total_seconds"] is None
+    plan.show(told)
+    shown = capsys.readouterr().out
+    assert "compute" in shown
+    assert "MFU" not in shown
+
+
+def test_what_is_shown_fits_on_a_screen(recipe, capsys):
+    plan.show(foreseen(recipe, "log.peak_tflops=2"))
+    shown = capsys.readouterr().out
+    assert "at 40% (MFU) of 1 x 2 TFLOP/s" in " ".join(shown.split())
+    assert len(shown.splitlines()) < 50
+
+
+def test_an_mfu_above_1_is_refused(recipe):
+    with pytest.raises(ValueError, match=r"--mfu=40\.0 must be a share above 0 and up to 1"):
+        foresee(config.load(TrainSettings, recipe), 1, mfu=40.0)
+
+
+@pytest.mark.parametrize(
     "override, message",
     [
         ("data.shards=''", "set data.shards"),
+        ("evaluation={benchmarks: [retrieval=/nowhere.jsonl]}", "/nowhere.jsonl"),
+        ("profile={steps: 1, rank: 1}", "profile.rank=1 is none of the 1 processes"),
         ("micro_batches=3", "micro_batches=3 must divide the 8 samples"),
-        ("batch_size=64", "40 samples do not fill one global batch of 64"),
+        ("batch_size=64", "40 samples of an epoch do not fill one global batch of 64"),
         ("loss.objective=siglip", "loss.objective=siglip needs a model with a logit bias"),
         ("loss.objective=fscclip model.config.vision_cfg.layers=[1,1,1,1]", "need a ViT"),
         ("loss.objective=fscclip model.text_layout=padded", "set it to auto or trees"),
     ],
 )
 def test_it_refuses_what_the_training_would(tmp_path, recipe, override, message):
+    overrides = [override] if "{" in override else override.split()
     with pytest.raises(ValueError, match=message):
-        foreseen(recipe, *override.split())
+        foreseen(recipe, *overrides)
     with pytest.raises(ValueError, match=message):
-        train_here(recipe, f"output={tmp_path}/run", *override.split())
+        train_here(recipe, f"output={tmp_path}/run", *overrides)
 
 
 def test_it_says_what_does_not_fit(recipe, monkeypatch, capsys):

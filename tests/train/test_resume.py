@@ -99,15 +99,6 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, shards, run):
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
 
 
-def test_zero_keeps_its_number_of_ranks(tmp_path, shards):
-    path = recipe(tmp_path, shards, epochs=1, zero_stage=1)
-    train_here(path, f"output={tmp_path / 'run'}")
-    process = start(path, f"output={tmp_path / 'run'}")
-    output, _ = process.communicate(timeout=200)
-    assert process.returncode == 1
-    assert "was trained with the number of processes=1, now it is 2" in output
-
-
 @pytest.mark.parametrize(
     "override, message",
     [
@@ -115,9 +106,10 @@ def test_zero_keeps_its_number_of_ranks(tmp_path, shards):
         ("batch_size=16", "was trained with batch_size=8, now it is 16"),
         ("seed=4", "was trained with seed=0, now it is 4"),
         ("data.block_size=9", "was trained with data.block_size=8, now it is 9"),
+        ("data.decode=fast", "was trained with data.decode=exact, now it is fast"),
         ("data.negatives=1", "was trained with data.negatives=2, now it is 1"),
         ("optimizer.eps=1e-8", "was trained with optimizer.eps=1e-06, now it is 1e-08"),
-        ("zero_stage=1", "was trained with zero_stage=0, now it is 1"),
+        ("zero_stage=1", "was saved at zero_stage=0 by 1 processes, now it is zero_stage=1 and 1"),
         ("loss.scope=global", "was trained with loss.scope=own, now it is global"),
         ("precision=bf16", "was trained with precision=fp32, now it is bf16"),
         ("model.lock_image=true", "was trained with model.lock_image=False, now it is True"),
@@ -171,7 +163,7 @@ def test_a_save_that_is_cut_off_leaves_the_checkpoint_before(tmp_path, shards, r
     path = recipe(tmp_path, shards, epochs=2)
 
     def cut_off(*_):
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt  # as a kill: nothing tidies up
 
     with monkeypatch.context() as patch:
         patch.setattr("hnpretrain.train.checkpoint.write_config", cut_off)

@@ -36,6 +36,34 @@ def test_the_loss_falls_and_the_log_tells_it(tmp_path, shards, capsys):
     assert "step 30/30 | epoch 5 | loss " in console
 
 
+def test_a_line_tells_what_the_step_made_of_the_device(tmp_path, shards, capsys):
+    path = recipe(tmp_path, shards, epochs=1)
+    train_here(path, f"output={tmp_path}/run", "log.peak_tflops=0.001", "loss.objective=ceclip")
+    lines = read_log(tmp_path / "run", "step")
+    for line in lines:
+        assert line["mfu"] == pytest.approx(line["tflops"] / 0.001)
+        assert line["samples_per_second"] == pytest.approx(8 / line["step_seconds"])
+        assert line["memory"] > 1e8
+    # The same work each step, but for its texts.
+    work = [line["tflops"] * line["step_seconds"] for line in lines]
+    assert max(work) < 1.2 * min(work)
+    last, _ledger = capsys.readouterr().out.splitlines()[-2:]
+    shown = lines[-1]
+    terms = ("contrastive", "rank", "intra_modal")
+    assert f"({' '.join(f'{name} {shown[name]:.4f}' for name in terms)})" in last
+    assert f" | MFU {shown['mfu']:.1%} | {shown['memory'] / 1e9:.2f} GB | grad " in last
+
+    # DeepSpeed cuts the weights, and puts a linear function of its own into the towers.
+    train_here(path, f"output={tmp_path}/zero3", "log.peak_tflops=0.001", "zero_stage=3")
+    cut = read_log(tmp_path / "zero3", "step")
+    assert [x["tflops"] * x["step_seconds"] for x in cut] == pytest.approx(work)
+
+    train_here(path, f"output={tmp_path}/other", "loss.objective=clip")
+    last, _ledger = capsys.readouterr().out.splitlines()[-2:]
+    assert "MFU" not in last  # of a device whose peak is not known
+    assert "(" not in last
+
+
 def test_no_zero_and_zero_agree(tmp_path, shards):
     runs = [tmp_path / f"zero{stage}" for stage in (0, 1, 2, 3)]
     path = recipe(tmp_path, shards)
@@ -124,38 +152,6 @@ def test_more_negatives_than_stored_is_said_once(tmp_path, shards, capsys):
     assert loss_lines(tmp_path / "run")[0]["negatives"] == 16
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_keys(tmp_path, shards, monkeypatch):
-    from hnpretrain.losses import HardNegativeContrastiveLoss
-
-    forward = HardNegativeContrastiveLoss.forward
-
-    def poisoned(self, image, *rest):
-        return forward(self, image * torch.nan, *rest)
-
-    monkeypatch.setattr(HardNegativeContrastiveLoss, "forward", poisoned)
-    with pytest.raises(ValueError, match=r"the loss is nan at step 0; the first keys .* 0000"):
-        train_here(recipe(tmp_path, shards), f"output={tmp_path}/run")
-
-
-@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
-def test_a_gradient_that_is_not_finite_stops_before_anything_is_saved(
-    tmp_path, shards, monkeypatch, zero_stage
-):
-    from hnpretrain.losses import HardNegativeContrastiveLoss
-
-    forward = HardNegativeContrastiveLoss.forward
-
-    def poisoned(self, image, *rest):
-        image.register_hook(lambda gradient: gradient * torch.inf)
-        return forward(self, image, *rest)
-
-    monkeypatch.setattr(HardNegativeContrastiveLoss, "forward", poisoned)
-    path = recipe(tmp_path, shards, zero_stage=zero_stage, checkpoint="{every: 1}")
-    with pytest.raises(ValueError, match=r"the norm of the gradients is .* at step 0"):
-        train_here(path, f"output={tmp_path}/run")
-    assert not (tmp_path / "run/checkpoints").exists()
-
-
 def test_broken_samples_are_named_in_the_log_and_stop_the_run(tmp_path):
     from dataclasses import replace
 
@@ -166,7 +162,7 @@ def test_broken_samples_are_named_in_the_log_and_stop_the_run(tmp_path):
     train_here(path, f"output={tmp_path}/run")  # too few samples to judge the share
     (reject, *_) = read_log(tmp_path / "run", "rejected")
     assert (reject["key"], reject["reason"]) == ("000003", "not_an_image")
-    assert loss_lines(tmp_path / "run")[-1]["rejected"] == 3
+    assert loss_lines(tmp_path / "run")[-1]["ledger"]["rejected"] == {"not_an_image": 3}
 
     with pytest.raises(ValueError, match=r"of 1000 samples were rejected, more than"):
         train_here(path, f"output={tmp_path}/long", "epochs=30", "data.max_reject_share=0.02")
@@ -177,10 +173,13 @@ def test_broken_samples_are_named_in_the_log_and_stop_the_run(tmp_path):
     [
         ("data.shards=''", "set data.shards"),
         ("data.shards=/nowhere", "index.json does not exist: finish"),
-        ("batch_size=64", "40 samples do not fill one global batch of 64"),
+        ("batch_size=64", "40 samples of an epoch do not fill one global batch of 64"),
         ("data.streams=3", "streams=3 must divide the global batch_size=8"),
-        ("precision=fp8", "precision='fp8' is not one of fp32, bf16"),
+        ("precision=fp8", "precision='fp8' is not one of fp32, bf16, fp16"),
         ("zero_stage=4", "zero_stage=4 is not one of 0, 1, 2, 3"),
+        ("ema=1", "ema=1.0 must be a decay from 0"),
+        ("max_skipped=-1", "max_skipped=-1 must not be negative"),
+        ("collective_timeout=0", "collective_timeout=0.0 must be a number of minutes"),
         ("loss.scope=globl", "did you mean 'global'"),
         ("loss.objective=ce-clip", "did you mean 'ceclip'"),
         ("loss.weights.rnk=0.2", "did you mean 'rank'"),
@@ -201,8 +200,9 @@ def test_the_resolved_config_is_kept(tmp_path, shards):
     assert "seed: 3\n" in text
     assert "streams: 8\n" in text  # chosen, since the recipe gives none
     assert "micro_batches: 1\n" in text  # likewise
-    last = json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[-1])
+    *_, last, ledger = map(json.loads, (tmp_path / "run/log.jsonl").read_text().splitlines())
     assert last == {"event": "checkpoint", "global_step": 5}
+    assert (ledger["event"], ledger["read"], ledger["decoded"]) == ("ledger", 40, 40)
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):

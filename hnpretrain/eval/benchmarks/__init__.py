@@ -34,6 +34,25 @@ def load(
     return BENCHMARKS[name].load(data, images, allow_missing)
 
 
+def read_request(text: str, key: str) -> tuple[str, Path, Path | None]:
+    """`NAME=DATA[,IMAGES]` in parts: what `load` takes.
+
+    Args:
+        key: what errors call the place where it was written.
+
+    Raises:
+        ValueError: it is written in another way.
+    """
+    name, _, places = text.partition("=")
+    data, _, images = places.partition(",")
+    if not name or not data:
+        raise ValueError(
+            f"{key} {text!r}: write NAME=DATA or NAME=DATA,IMAGES, for example "
+            "sugarcrepe=sugarcrepe/data,coco/val2017"
+        )
+    return name, Path(data), Path(images) if images else None
+
+
 def run(benchmarks: Sequence[Benchmark], encoder: Encoder) -> list[Result]:
     """One result a benchmark, in order."""
     return [benchmark.run(encoder) for benchmark in benchmarks]

@@ -1,0 +1,174 @@
+"""Evaluation of the model while it trains, on benchmarks that lie in local files.
+
+All ranks take part: each encodes its share of a benchmark's batches, and all get all features, so
+that no rank waits long for others. Scores are those of `hnpretrain eval` on a checkpoint of the
+step. Nothing is drawn and every module gets its mode back: the training does not notice.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+import open_clip
+from torch import Tensor
+
+from hnpretrain.models import LoadedModel
+from hnpretrain.train.caching import learns_batch_statistics
+from hnpretrain.train.distributed import Place, on_all, whole_tensors
+from hnpretrain.train.log import RunLog
+
+if TYPE_CHECKING:  # at run time where there are benchmarks: pyarrow is slow to import
+    from hnpretrain.eval.benchmarks.base import Benchmark
+    from hnpretrain.eval.report import Result
+
+
+@dataclass
+class EvaluationSettings:
+    """Section `evaluation:` of a training config.
+
+    Attributes:
+        benchmarks: NAME=DATA[,IMAGES] each, as `hnpretrain eval --benchmark` takes them.
+        every: steps between evaluations; 0 evaluates after each epoch. The run's end always has
+            one.
+        batch_size: images or captions at a time, of each rank.
+    """
+
+    benchmarks: list[str] = field(default_factory=list)
+    every: int = 0
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.every < 0:
+            raise ValueError(f"evaluation.every={self.every} must not be negative")
+        if self.batch_size < 1:
+            raise ValueError(f"evaluation.batch_size={self.batch_size} must be at least 1")
+
+
+def load_benchmarks(settings: EvaluationSettings) -> list[Benchmark]:
+    """Reads the benchmarks' files and checks them all.
+
+    Raises:
+        ValueError: one of them is unknown, or its files are missing or malformed.
+    """
+    if not settings.benchmarks:
+        return []
+    from hnpretrain.eval import benchmarks
+
+    requests = [
+        benchmarks.read_request(text, "evaluation.benchmarks") for text in settings.benchmarks
+    ]
+    return [benchmarks.load(*request) for request in requests]
+
+
+class Evaluation:
+    """Evaluates a run's model after some of its steps.
+
+    Args:
+        settings: section `evaluation:`.
+        benchmarks: `load_benchmarks` of it.
+        model: to be trained; whole, as it is before DeepSpeed cuts its weights.
+        zero_stage: which cuts them if it is 3. They are then evaluated in a copy, whole on each
+            rank, which lies in main memory in between.
+        steps_per_epoch, total_steps: of the run.
+        place: this process.
+    """
+
+    def __init__(
+        self,
+        settings: EvaluationSettings,
+        benchmarks: Sequence[Benchmark],
+        model: LoadedModel,
+        zero_stage: int,
+        steps_per_epoch: int,
+        total_steps: int,
+        place: Place,
+    ) -> None:
+        self._settings = settings
+        self._benchmarks = benchmarks
+        self._model = model
+        self._copy = copy.deepcopy(model.model) if benchmarks and zero_stage == 3 else None
+        self._every = settings.every or steps_per_epoch
+        self._total_steps = total_steps
+        self._place = place
+
+    def after_step(self, step: int, log: RunLog | None) -> float:
+        """Evaluates if it is time to, and gives the seconds that it took; collective.
+
+        Args:
+            step: how many steps have been taken.
+            log: of the run, on the main rank.
+
+        Raises:
+            ValueError: an image cannot be read, or a feature is not finite; on all ranks.
+        """
+        if not self._benchmarks or (step % self._every and step != self._total_steps):
+            return 0.0
+        started = time.perf_counter()
+        results = self._run()
+        seconds = time.perf_counter() - started
+        if log:
+            scores = {
+                result.dataset: {score.name: score.accuracy.value for score in result.scores}
+                for result in results
+            }
+            log.write("evaluation", step, seconds=seconds, scores=scores)
+            for dataset, values in scores.items():
+                told = " | ".join(f"{name} {value:.4f}" for name, value in values.items())
+                print(f"evaluation at step {step} | {dataset} | {told}", flush=True)
+        return seconds
+
+    def _run(self) -> list[Result]:
+        from hnpretrain.eval import benchmarks
+        from hnpretrain.eval.encode import Encoder
+
+        with self._whole() as model:
+            encoder = Encoder(
+                model,
+                self._model.preprocess_val,
+                self._model.tokenizer,
+                self._place.device,
+                self._settings.batch_size,
+                share=_AmongRanks(self._place, model),
+            )
+            return benchmarks.run(self._benchmarks, encoder)
+
+    @contextmanager
+    def _whole(self) -> Iterator[open_clip.CLIP]:
+        """The model with whole weights on this rank's device; collective."""
+        if self._copy is None:
+            yield self._model.model
+            return
+        # Not the model itself with its weights gathered: DeepSpeed records the order in which
+        # modules run, and takes them apart when they are done.
+        targets = self._copy.state_dict()
+        for name, tensor in whole_tensors(self._model.model):
+            targets[name].copy_(tensor)
+        try:
+            yield self._copy.to(self._place.device)
+        finally:
+            self._copy.to("cpu")
+
+
+class _AmongRanks:
+    """Batches are dealt out to the ranks in turn.
+
+    Where ranks differ in what batch norm has seen, the main rank encodes all: its statistics are
+    those that a checkpoint has.
+    """
+
+    def __init__(self, place: Place, model: open_clip.CLIP) -> None:
+        self._rank = place.rank
+        self._ranks = 1 if learns_batch_statistics(model) else place.world_size
+
+    def takes(self, batch: int) -> bool:
+        return batch % self._ranks == self._rank
+
+    def joined(self, encode: Callable[[], list[Tensor]]) -> list[Tensor]:
+        turns = zip_longest(*on_all(encode))
+        return [batch for turn in turns for batch in turn if batch is not None]

@@ -1,0 +1,64 @@
+"""Stopping on a signal: a flag that the ranks look at together, at a step's edge.
+
+Schedulers announce the end of a job with SIGTERM, SIGUSR1 or SIGUSR2. A rank that saved on its own
+would wait for ever, since saving takes all of them. So the signal sets a flag; the ranks tell each
+other their flags with each step (edge.py), save together, and end with a status of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+# EX_TEMPFAIL of sysexits.h: the run is saved and not done; the same command goes on.
+EXIT_STATUS = 75
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+# A scheduler may send a signal to the launcher and to the ranks, which then get it twice.
+_ONE_SIGNAL = 5.0  # seconds
+
+
+class Stopped(SystemExit):
+    """A run that was asked to stop, and saved; ends the process with EXIT_STATUS."""
+
+    def __init__(self) -> None:
+        super().__init__(EXIT_STATUS)
+
+
+class StopRequest:
+    """Whether a signal has asked this process to stop; listens inside its `with` block.
+
+    The first signal is noted. Another one, more than five seconds later, ends the process at once,
+    as if nobody listened.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._since = 0.0
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():  # others cannot listen
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        del kind, error, traceback
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.signal is None:
+            self.signal, self._since = signal.Signals(number), time.monotonic()
+        elif time.monotonic() - self._since > _ONE_SIGNAL:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)

@@ -1,0 +1,151 @@
+"""Evaluation while a model trains: the scores of its checkpoints, and a training left alone."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hnpretrain.eval import benchmarks
+from hnpretrain.eval.encode import Encoder
+from hnpretrain.models import load
+from hnpretrain.train.log import read_log
+from tests.support.datasets import PHOTOS, tile, write_dataset
+from tests.support.training import loss_lines, train_here, write_recipe
+from tests.train.many_runs import errors_of
+
+# Draws in every step: patches that are dropped.
+DRAWS = "model.config.vision_cfg.patch_dropout=0.5"
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    write_dataset(folder, (tile(i) for i in range(40)), per_shard=17)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Ten of the photos, as benchmarks read them."""
+    folder = tmp_path_factory.mktemp("photos")
+    lines = (PHOTOS / "data.jsonl").read_text().splitlines()[:10]
+    (folder / "data.jsonl").write_text("\n".join(lines))
+    for line in lines:
+        image = json.loads(line)["image"]
+        (folder / image).parent.mkdir(exist_ok=True, parents=True)
+        shutil.copy(PHOTOS / image, folder / image)
+    return folder / "data.jsonl"
+
+
+@pytest.fixture
+def recipe(tmp_path, shards):
+    return write_recipe(
+        tmp_path / "recipe.yaml",
+        shards,
+        batch_size=8,
+        epochs=2,
+        checkpoint="{every: 4, keep: 9}",
+    )
+
+
+def asked(photos, every):
+    requests = f"[retrieval={photos},sugarcrepe={photos}]"
+    return [f"evaluation={{benchmarks: {requests}, every: {every}, batch_size: 3}}"]
+
+
+def scores_of(checkpoint: Path, photos: Path):
+    """As `hnpretrain eval` finds them."""
+    loaded = load(str(checkpoint))
+    encoder = Encoder(loaded.model, loaded.preprocess_val, loaded.tokenizer)
+    names = ("retrieval", "sugarcrepe")
+    results = benchmarks.run([benchmarks.load(name, photos) for name in names], encoder)
+    return {
+        result.dataset: {score.name: score.accuracy.value for score in result.scores}
+        for result in results
+    }
+
+
+def test_scores_are_those_of_checkpoints_and_the_training_is_left_alone(
+    tmp_path, recipe, photos, capsys
+):
+    plain, watched = tmp_path / "plain", tmp_path / "watched"
+    train_here(recipe, f"output={plain}", DRAWS)
+    train_here(recipe, f"output={watched}", DRAWS, *asked(photos, 4))
+    assert loss_lines(watched) == loss_lines(plain)
+
+    lines = read_log(watched, "evaluation")
+    assert [line["global_step"] for line in lines] == [4, 8, 10]
+    assert all(line["seconds"] > 0 for line in lines)
+    for line in lines:
+        checkpoint = watched / f"checkpoints/step_{line['global_step']:08d}"
+        assert line["scores"] == scores_of(checkpoint, photos)
+    assert lines[0]["scores"].keys() == {"retrieval/data", "sugarcrepe"}
+    assert "evaluation at step 10 | sugarcrepe | " in capsys.readouterr().out
+
+
+def test_after_each_epoch_if_no_number_is_set(tmp_path, recipe, photos):
+    train_here(recipe, f"output={tmp_path}/run", *asked(photos, 0))
+    lines = read_log(tmp_path / "run", "evaluation")
+    assert [line["global_step"] for line in lines] == [5, 10]
+    events = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    told = [event["event"] for event in events if event["global_step"] == 10]
+    # Before the checkpoint, so that a run that goes on from here has it.
+    assert told == ["step", "evaluation", "checkpoint", "ledger"]
+
+
+def test_ranks_share_the_work_and_what_one_cannot_read(tmp_path, recipe, photos):
+    """Also where no rank has whole weights; and no rank waits for one that cannot go on."""
+    shutil.copytree(photos.parent, tmp_path / "photos")
+    broken = tmp_path / "photos/data.jsonl"
+    image = json.loads(broken.read_text().splitlines()[4])["image"]  # of the second batch
+    (tmp_path / "photos" / image).write_bytes(b"no image")
+    runs = [tmp_path / "zero2", tmp_path / "zero3"]
+    plain = tmp_path / "plain"
+    errors = errors_of(
+        recipe,
+        [f"output={runs[0]}", "zero_stage=2", DRAWS, *asked(photos, 4)],
+        [f"output={runs[1]}", "zero_stage=3", DRAWS, *asked(photos, 4)],
+        [f"output={plain}", "zero_stage=3", DRAWS],
+        [f"output={tmp_path}/broken", *asked(broken, 4)],
+    )
+    assert len(errors) == 2
+    assert all(image in error and "cannot be read" in error for error in errors)
+    assert len(loss_lines(tmp_path / "broken")) == 4
+    assert loss_lines(runs[1]) == loss_lines(plain)
+    for run in runs:
+        lines = read_log(run, "evaluation")
+        assert [line["global_step"] for line in lines] == [4, 8, 10]
+        for line in lines:
+            checkpoint = run / f"checkpoints/step_{line['global_step']:08d}"
+            assert line["scores"] == scores_of(checkpoint, photos)
+
+
+def test_batch_statistics_are_the_main_ranks():
+    import torch
+    from torch import nn
+
+    from hnpretrain.train.distributed import Place
+    from hnpretrain.train.evaluation import _AmongRanks
+
+    places = [Place(rank, 2, torch.device("cpu")) for rank in (0, 1)]
+    taken = [[_AmongRanks(place, nn.Linear(1, 1)).takes(n) for n in range(3)] for place in places]
+    assert taken == [[True, False, True], [False, True, False]]
+    taken = [[_AmongRanks(place, nn.BatchNorm1d(1)).takes(n) for n in range(3)] for place in places]
+    assert taken == [[True] * 3, [False] * 3]
+
+
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        ("{benchmarks: [retrieval=/nowhere.jsonl]}", "/nowhere.jsonl"),
+        ("{benchmarks: [sugercrepe=/nowhere]}", "did you mean 'sugarcrepe'"),
+        ("{benchmarks: [retrieval]}", "evaluation.benchmarks 'retrieval': write NAME=DATA"),
+        ("{every: -1}", "evaluation.every=-1 must not be negative"),
+        ("{batch_size: 0}", "evaluation.batch_size=0 must be at least 1"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_before_anything(tmp_path, recipe, value, message):
+    with pytest.raises(ValueError, match=message):
+        train_here(recipe, f"output={tmp_path}/run", f"evaluation={value}")
+    assert not (tmp_path / "run").exists()

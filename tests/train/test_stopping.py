@@ -1,0 +1,130 @@
+"""A run that is asked to stop saves at the step's edge, and says so to whoever started it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from hnpretrain.train import loop, stopping
+from hnpretrain.train.edge import Wish
+from hnpretrain.train.log import read_log
+from tests.support.datasets import tile, write_dataset
+from tests.support.training import (
+    clean_environment,
+    end,
+    lines_of,
+    loss_lines,
+    ranks_of,
+    start,
+    train_here,
+    wait_for_lines,
+    write_recipe,
+)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    write_dataset(folder, (tile(i) for i in range(40)), per_shard=17)
+    return folder
+
+
+@pytest.fixture
+def recipe(tmp_path, shards):
+    return write_recipe(tmp_path / "recipe.yaml", shards, batch_size=8, epochs=2)
+
+
+@pytest.mark.parametrize("number", stopping.SIGNALS)
+def test_a_signal_saves_at_the_edge_of_its_step(tmp_path, recipe, monkeypatch, number):
+    """Here it comes while the third step is computed, and the fourth one tells it to all."""
+    train_here(recipe, f"output={tmp_path}/alone")
+    take = loop.train_step
+
+    def signalled(run, *rest):
+        if run.progress.global_step == 2:
+            os.kill(os.getpid(), number)
+        return take(run, *rest)
+
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", signalled)
+        with pytest.raises(stopping.Stopped) as stopped:
+            train_here(recipe, f"output={tmp_path}/run")
+    assert stopped.value.code == 75
+    assert signal.getsignal(number) == before
+    assert (tmp_path / "run/checkpoints/latest").read_text() == "step_00000004"
+    train_here(recipe, f"output={tmp_path}/run")
+    assert loss_lines(tmp_path / "run") == loss_lines(tmp_path / "alone")
+
+
+def test_a_signal_in_the_last_step_is_no_stop(tmp_path, recipe, monkeypatch):
+    take = loop.train_step
+
+    def signalled(run, batches, rate, _):
+        return take(run, batches, rate, Wish(stop=run.progress.global_step == 9))
+
+    monkeypatch.setattr(loop, "train_step", signalled)
+    train_here(recipe, f"output={tmp_path}/run")
+    assert len(loss_lines(tmp_path / "run")) == 10
+
+
+def test_a_second_signal_ends_at_once():
+    """But not one that comes with the first, which a scheduler sent to launcher and ranks alike."""
+    script = (
+        "import os, signal, time\n"
+        "from hnpretrain.train import stopping\n"
+        "with stopping.StopRequest() as stop:\n"
+        "    os.kill(os.getpid(), signal.SIGUSR2)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print(stop.signal.name, flush=True)\n"
+        "    stopping._ONE_SIGNAL = 0.0\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(60)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "SIGUSR2\n"
+    assert done.returncode == -signal.SIGTERM
+
+
+def test_the_launcher_hands_it_on_and_tells_that_the_run_is_saved(tmp_path, recipe):
+    """Two ranks; the signal comes to the launcher alone."""
+    command = [sys.executable, "-m", "hnpretrain.cli", "launch", "local", str(recipe)]
+    command += [f"output={tmp_path}/run", "epochs=2000", "--nproc", "2"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean_environment()
+    )
+    try:
+        wait_for_lines(process, tmp_path / "run", 5)
+        process.send_signal(signal.SIGUSR2)
+        output, error = process.communicate(timeout=100)
+    finally:
+        end(process)
+    assert process.returncode == 75, error
+    assert error == ""
+    step = read_log(tmp_path / "run", "step")[-1]["global_step"]
+    assert f"stopped at step {step} and saved" in output
+    assert (tmp_path / "run/checkpoints/latest").read_text() == f"step_{step:08d}"
+
+
+def test_a_rank_that_hangs_is_noticed(tmp_path, recipe):
+    """It is stopped, so that its connections stay open."""
+    process = start(recipe, f"output={tmp_path}/run", "epochs=2000", "collective_timeout=0.05")
+    try:
+        wait_for_lines(process, tmp_path / "run", 5)
+        os.kill(ranks_of(process)[1], signal.SIGSTOP)
+        stopped = time.monotonic()
+        told = ""
+        for line in process.stdout:
+            if line.startswith("[rank 0] error: "):
+                told = line
+                break
+    finally:
+        end(process)
+    assert "has not answered within the time-out (collective_timeout, in minutes)" in told
+    assert 2 < time.monotonic() - stopped < 60
+    assert lines_of(tmp_path / "run") >= 5
