@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Sequence
@@ -61,7 +62,7 @@ def train(settings: TrainSettings) -> None:
     with StopRequest() as stop, process_group() as place, own_linear():
         run = set_up(settings, place)
         try:
-            with run.profiler:
+            with contextlib.closing(run.profiler):
                 _run(run, stop)
         finally:
             if run.log:

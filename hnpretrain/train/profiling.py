@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -62,15 +61,8 @@ class StepProfiler:
         self._is_wanted = settings.steps > 0 and rank == settings.rank
         self._profiler: profiler.profile | None = None
 
-    def __enter__(self) -> StepProfiler:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Writes what there is of a trace that is not done."""
         if self._profiler:
             self._stop()
 
