@@ -167,8 +167,8 @@ class Loader:
         self._settings = settings
         self._mixture = mixture
         self._streams = plan.streams_of(rank, world_size)
-        read_image = ImageReader(transform, settings.decode, settings.max_pixels)
-        self._decoder = SampleDecoder(read_image, tokenizer, settings.negatives, plan.seed)
+        self._read_image = ImageReader(transform, settings.decode, settings.max_pixels)
+        self._decoder = SampleDecoder(self._read_image, tokenizer, settings.negatives, plan.seed)
         self._layout = layout
         self._micro_batches = micro_batches
         self._pin_memory = pin_memory
@@ -213,7 +213,10 @@ class Loader:
 
     def _batches_of(self, chunk: Chunk) -> list[Batch]:
         # Texts are laid out here and not by the workers, of which batches must not depend.
-        batches = [Batch.lay_out(part, self._layout) for part in chunk.split(self._micro_batches)]
+        batches = [
+            Batch.lay_out(part, self._layout, self._read_image.normalization)
+            for part in chunk.split(self._micro_batches)
+        ]
         return [batch.pin_memory() for batch in batches] if self._pin_memory else batches
 
     def positions(self, start: Position, epochs: int) -> Iterator[Position]:

@@ -50,7 +50,7 @@ class StoredSample(NamedTuple):
     """The tar bytes of one sample, where they lie, for messages, and the pass they are read in."""
 
     where: str
-    data: bytes
+    data: memoryview
     passage: int
 
 
@@ -140,7 +140,7 @@ class ShardSet:
                 samples.append(Reject("?", DAMAGED, detail))
         return samples
 
-    def _parts(self, shard: int, bounds: list[int], afresh: bool) -> list[bytes]:
+    def _parts(self, shard: int, bounds: list[int], afresh: bool) -> list[memoryview]:
         """The bytes between neighbouring bounds; `afresh`: from the store, whatever is cached."""
         data = None
         _, entry = self._mixture.shard(shard)
@@ -152,7 +152,8 @@ class ShardSet:
             data = self._cache.read_range(path, entry.bytes, entry.sha256, first, last)
         if data is None:
             data = storage.read_range(self.path(shard), first, last)
-        return [data[begin - first : end - first] for begin, end in itertools.pairwise(bounds)]
+        view = memoryview(data)  # whose slices copy nothing
+        return [view[begin - first : end - first] for begin, end in itertools.pairwise(bounds)]
 
     def _read_places(self, shard: int) -> _Places:
         """Raises OSError or ValueError: what is there is not the shard that the index names."""
@@ -346,11 +347,14 @@ def _give(
     while ahead is not None:
         span, fetch = ahead
         block = fetch.result()
-        ahead = next(fetches, None)
+        ahead = None
         tally = Tally(Ledger(retries=block.retries), notes=block.notes)
         _, first, _ = plan.block_at(stream, span.start)
         for place in range(span.start - first, span.stop - first):
             yield _decode_with_stand_in(block, place, decode, tally), tally
+            # Not before the first sample: other streams' first blocks, or this one's decoding,
+            # would have to wait.
+            ahead = ahead or next(fetches, None)
             tally = Tally()
 
 
