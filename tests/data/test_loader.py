@@ -78,6 +78,14 @@ def test_wrong_mixtures(settings, message):
         DataSettings(**settings)
 
 
+def test_a_data_set_too_small_to_be_shown_is_refused(tmp_path, folder):
+    write_dataset(tmp_path / "few", [tile(i) for i in range(6)], per_shard=3)
+    mixture = {str(folder): 1, f"{tmp_path}/few": 0.5}
+    with pytest.raises(ValueError, match=r"^nothing of /.*/few .* 0.5 of its 6 samples, 3, .* 4 s"):
+        loader(mixture)
+    assert sorted(loader(mixture, batch_size=2, streams=2).plan.left_out_of) == [0, 3 - 2]
+
+
 @pytest.mark.parametrize("layout", [PADDED, TextLayout("trees")])
 def test_workers_do_not_change_batches(folder, layout):
     alone = batches(loader(folder, workers=0, layout=layout))
