@@ -74,6 +74,11 @@ SAMPLES = {
     "giant image": Case(lambda good: {**good, "png": giant()}, "too_many_pixels", "100000"),
     "missing json": Case(without("json"), "bad_member", "neither .txt nor"),
     "broken json": Case(lambda good: {**good, "json": b'{"capt'}, "bad_member", "JSON"),
+    "half a surrogate pair": Case(
+        lambda good: {**good, "json": b'{"captions": [{"text": "a \\ud800 car"}]}'},
+        "bad_member",
+        "no valid Unicode",
+    ),
     "no caption": Case(lambda good: {**good, "json": b'{"captions": []}'}, "bad_member", "caption"),
 }
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hnpretrain.data.loader import DataSettings, Position
+from hnpretrain.data.samples import draws_for
 from hnpretrain.data.streams import BadShard
 from hnpretrain.data.texts import TextLayout
 from hnpretrain.shards.schema import Caption, Negative, Sample
@@ -210,6 +211,11 @@ def test_captions_and_augmentation_change_with_the_epoch(folder):
     assert all(rows[0, key][0] != rows[1, key][0] for key in both)
     changed = sum(rows[0, key][1] != rows[1, key][1] for key in both)
     assert 25 < changed < 70  # one of two captions, drawn anew
+
+
+def test_draws_of_a_key_stay_what_they_were():
+    assert draws_for(1, 2, "caf\u00e9/7").integers(2**63) == 7165473743945263622
+    assert draws_for(1, 2, "caf\udce9/7").integers(2**63) == 3483404339500573869
 
 
 def test_more_negatives_than_stored_are_masked(folder):
