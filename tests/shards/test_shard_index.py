@@ -386,6 +386,23 @@ def test_a_built_data_set_is_left_alone(tmp_path: Path, few_photos: Path) -> Non
     )
 
 
+@pytest.mark.parametrize("content", [b"", bytes(500), b'{"format": 2}', b"[]"])
+def test_a_marker_that_cannot_be_read_is_made_again(tars: Path, content: bytes) -> None:
+    index(tars)
+    before = folder_bytes(tars)
+    for names in (["00001"], ["00000", "00001", "00002"]):
+        for name in names:
+            (tars / f"{name}.marker.json").write_bytes(content)
+        done = index(tars)
+        assert (done.made, done.kept) == (len(names), 3 - len(names))
+        assert folder_bytes(tars) == before
+    (tars / "gone.marker.json").write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"gone\.marker\.json: .*there is no gone\.tar, so remove it"
+    ):
+        index(tars)
+
+
 def test_two_at_a_time(tars: Path) -> None:
     with (
         locked(str(tars / ".index.lock")),
