@@ -79,6 +79,31 @@ def test_wrong_mixtures(settings, message):
         DataSettings(**settings)
 
 
+def test_a_mixture_that_has_moved_is_read_alike(tmp_path):
+    for name, count in (("a", 24), ("b", 16)):
+        samples = (replace(tile(i), key=f"{name}{i:02}") for i in range(count))
+        write_dataset(tmp_path / name, samples, per_shard=5)
+    before = loader({f"{tmp_path}/a": 1, f"{tmp_path}/b": 0.5})
+    whole = batches(before)
+    for old, new in (("a", "z"), ("b", "y")):
+        (tmp_path / old).rename(tmp_path / new)
+    after = loader({f"{tmp_path}/z": 1.0, f"{tmp_path}/y": 0.5})
+    assert after._mixture.fingerprint == before._mixture.fingerprint
+    assert all(same(a, b) for (_, a, _), (_, b, _) in zip(whole, batches(after), strict=True))
+    (tmp_path / "z").rename(tmp_path / "x")  # the other one is the first by name now
+    swapped = loader({f"{tmp_path}/y": 0.5, f"{tmp_path}/x": 1})
+    assert swapped._mixture.fingerprint == before._mixture.fingerprint
+    assert all(same(a, b) for (_, a, _), (_, b, _) in zip(whole, batches(swapped), strict=True))
+
+
+@pytest.mark.parametrize("again", ["{}/", "{}/../tiles"])
+def test_a_data_set_is_given_once(tmp_path, again):
+    place = str(tmp_path / "tiles")
+    write_dataset(place, (tile(i) for i in range(20)), per_shard=5)
+    with pytest.raises(ValueError, match=r"tiles and /.* hold the same shards; .* weight 1.5 "):
+        loader({place: 1, again.format(place): 0.5})
+
+
 def test_a_data_set_too_small_to_be_shown_is_refused(tmp_path, folder):
     write_dataset(tmp_path / "few", [tile(i) for i in range(6)], per_shard=3)
     mixture = {str(folder): 1, f"{tmp_path}/few": 0.5}
