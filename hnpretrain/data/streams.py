@@ -172,8 +172,8 @@ class ShardSet:
 class _Spares:
     """Samples of one block that may stand in for others, from half a block further on.
 
-    What turns out to be broken becomes a reject in its place, so that it is decoded once, and no
-    longer held; whether it was tried before changes nothing of what stands in for what.
+    What turns out to be broken becomes a reject in its place, so that it is not decoded again;
+    whether it was tried before changes nothing of what stands in for what.
 
     Args:
         samples: of a block, in its order; those that can be read are meant.
