@@ -118,7 +118,7 @@ def make_plan(
     """The plan of a run; V is chosen if `settings.streams` is 0.
 
     Raises:
-        ValueError: batch size, streams, ranks and the data set's size do not go together.
+        ValueError: batch size, streams, ranks and the data sets' sizes do not go together.
     """
     streams = settings.streams or choose_streams(batch_size, world_size)
     plan = Plan(
@@ -132,6 +132,14 @@ def make_plan(
         seed=seed,
     )
     plan.streams_of(0, world_size)  # refuses a world size that does not divide V
+    for each, part in zip(mixture.data_sets, plan.parts, strict=True):
+        if part.samples_per_epoch < streams:
+            raise ValueError(
+                f"nothing of {each.folder} would ever be shown: an epoch takes {each.weight:g} of "
+                f"its {part.samples} samples, {part.samples_per_epoch}, too few to give each of "
+                f"{streams} streams one. Raise its weight, set a smaller data.streams that divides "
+                f"batch_size={batch_size}, or leave it out"
+            )
     return plan
 
 

@@ -97,7 +97,9 @@ class SampleDecoder:
 
 def draws_for(seed: int, passage: int, key: str) -> np.random.Generator:
     """What a sample's draws come from in one pass; the first is the augmentation's seed."""
-    digest = hashlib.blake2b(f"{seed}/{passage}/{key}".encode(), digest_size=16).digest()
+    # Names in foreign tars need not be UTF-8; tarfile gives their bytes as lone surrogates.
+    name = f"{seed}/{passage}/{key}".encode(errors="surrogateescape")
+    digest = hashlib.blake2b(name, digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
