@@ -191,7 +191,7 @@ class Loader:
 
         Raises:
             BadShard: a shard cannot be used, and bad ones are not skipped.
-            ValueError: samples in a row could not be decoded, or read.
+            ValueError: nothing can stand in for a broken sample.
         """
         # More workers than streams would leave some with nothing to read.
         workers = min(self._settings.workers, len(self._streams))
