@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import io
+import json
 import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import open_clip
 import pytest
+import torch
 from PIL import Image
 
 from hnpretrain.data import streams
 from hnpretrain.data.ledger import Ledger
-from hnpretrain.data.loader import Position
+from hnpretrain.data.loader import DataSettings, Loader, Position, make_plan
+from hnpretrain.data.mixture import read_mixture
 from hnpretrain.data.streams import BadShard
+from hnpretrain.models.tokenizer import fast_tokenizer
 from hnpretrain.shards import storage
 from hnpretrain.shards.marker import read_marker
-from tests.support.datasets import tile, write_members
-from tests.support.loading import batches, loader, number_at, same
+from hnpretrain.shards.tar import END_OF_ARCHIVE
+from shard_tools.indexing import index_tars
+from tests.support.datasets import tar_bytes, tile, write_members
+from tests.support.loading import PADDED, batches, loader, number_at, same, transform
 
 PER_SHARD = 13
 STEPS = 12
@@ -44,6 +51,12 @@ def giant() -> bytes:
     header = b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
     checked = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     return b"\x89PNG\r\n\x1a\n" + checked + struct.pack(">I4sI", 0, b"IDAT", zlib.crc32(b"IDAT"))
+
+
+def strip() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 900)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 @dataclass
@@ -80,6 +93,26 @@ SAMPLES = {
         "no valid Unicode",
     ),
     "no caption": Case(lambda good: {**good, "json": b'{"captions": []}'}, "bad_member", "caption"),
+    "empty caption": Case(
+        lambda good: {**good, "json": b'{"captions": [" "]}'}, "bad_member", "a caption is empty"
+    ),
+    "broken UTF-8": Case(
+        lambda good: {**without("json")(good), "txt": b"a caf\xe9"}, "bad_member", "a string"
+    ),
+    "strip": Case(lambda good: {**good, "png": strip()}, "too_elongated", "16 x 900"),
+    "format that runs programs": Case(
+        lambda good: {**good, "png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"},
+        "not_an_image",
+        "PS-Adobe",
+    ),
+}
+
+# What is odd, and none the worse.
+ODD = {
+    "long": ["car " * 25_000],
+    "other scripts": ["\u732b\u304c\u5bdd\u3066\u3044\u308b", "\u0643\u0644\u0628", "\U0001f408"],
+    "control characters": ["a\x00 red\x1b[31m\x07 car\u202e"],
+    "ten thousand": [f"caption {number}" for number in range(10_000)],
 }
 
 
@@ -158,6 +191,79 @@ def test_a_bad_sample(tmp_path: Path, name: str) -> None:
             assert reject.detail.startswith(f"{SHARD} sample 4: ")
             assert case.detail in reject.detail
         assert not any(f"{BROKEN:06d}" in batch.keys for rank in ranks for _, batch, _ in rank)
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_captions_are_trained_on(tmp_path: Path, name: str) -> None:
+    """By the tokenizer of the models."""
+    samples = [(f"{number:06d}", members(number)) for number in range(16)]
+    samples[5][1]["json"] = json.dumps({"captions": ODD[name]}).encode()
+    write_members(tmp_path, samples, PER_SHARD)
+    settings = DataSettings(shards=str(tmp_path), streams=1, workers=0)
+    mixture = read_mixture(settings.weights)
+    plan = make_plan(settings, mixture, batch_size=8, seed=0, world_size=1)
+    tokenize = fast_tokenizer(open_clip.get_tokenizer("ViT-B-32"))
+    reading = Loader(settings, mixture, plan, transform, tokenize, PADDED, 0, 1)
+    seen = batches(reading, epochs=1)
+    assert all(tally.is_plain for _, _, tally in seen)
+    rows = {key: row for _, b, _ in seen for key, row in zip(b.keys, b.texts.token_NL, strict=True)}
+    assert len(rows) == 16
+    assert any(torch.equal(rows["000005"], tokenize([text])[0]) for text in ODD[name])
+
+
+def cut_between_members(data: bytes) -> bytes:
+    """Where a sample's .txt would begin, the last member of its sample."""
+    return data[: data.index(b"000010.txt")]
+
+
+CUTS: dict[str, Callable[[bytes], bytes]] = {
+    "between members": cut_between_members,
+    "in a header": lambda data: cut_between_members(data) + data[:100],
+    "in a payload": lambda data: data[: data.index(b"000010.png") + 530],
+}
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_tars_of_others_that_are_cut(tmp_path: Path, name: str) -> None:
+    """The index tells what is lost; the rest is streamed, the same at every number of ranks."""
+    folder = foreign(tmp_path, [(f"{number:06d}", number) for number in range(64)])
+    first = folder / "0.tar"
+    first.write_bytes(CUTS[name](first.read_bytes()))
+    done = index_tars(str(folder), "", workers=1, max_pixels=10**8, max_reject_share=1)
+    assert "000010" in str(read_marker(str(folder), "0.tar").rejected)
+    check_streams(folder, {f"{number:06d}" for number in (*range(10), *range(32, 64))})
+    assert done.index.samples == 42
+
+
+def test_tars_of_others_in_disorder(tmp_path: Path) -> None:
+    """A key that comes again, in a tar and in another one."""
+    numbers = [5, 3, 9, 5, 1, *range(20, 50)]
+    folder = foreign(tmp_path, [(f"{number:06d}", number) for number in numbers])
+    index_tars(str(folder), "", workers=1, max_pixels=10**8, max_reject_share=1)
+    check_streams(folder, {f"{number:06d}" for number in numbers})
+
+
+def foreign(folder: Path, samples: list[tuple[str, int]]) -> Path:
+    """Tars as img2dataset writes them, of 32 samples each, without markers."""
+    for start in range(0, len(samples), 32):
+        parts = []
+        for key, number in samples[start : start + 32]:
+            good = members(number)
+            parts.append(tar_bytes(key, {"png": good["png"], "txt": b"tile %d" % number}))
+        (folder / f"{start // 32}.tar").write_bytes(b"".join(parts) + END_OF_ARCHIVE)
+    return folder
+
+
+def check_streams(folder: Path, keys: set[str]) -> None:
+    """Nothing is rejected on the way, and two epochs show all of these keys and no others."""
+    for world_size in (1, 2):
+        ranks = [
+            batches(loader(folder, rank, world_size, negatives=0)) for rank in range(world_size)
+        ]
+        steps = {len(rank) for rank in ranks}
+        assert len(steps) == 1
+        assert all(tally.is_plain for rank in ranks for _, _, tally in rank)
+        assert {key for rank in ranks for _, batch, _ in rank for key in batch.keys} == keys
 
 
 def test_damaged_bytes(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def write_members(
     markers = []
     folder.mkdir(parents=True, exist_ok=True)
     for start in range(0, len(samples), per_shard):
-        parts = [_tar_bytes(*sample) for sample in samples[start : start + per_shard]]
+        parts = [tar_bytes(*sample) for sample in samples[start : start + per_shard]]
         tar = b"".join(parts) + END_OF_ARCHIVE
         marker = Marker(
             name=f"{start:06d}.tar",
@@ -61,7 +61,7 @@ def write_members(
     return index
 
 
-def _tar_bytes(key: str, members: Mapping[str, bytes]) -> bytes:
+def tar_bytes(key: str, members: Mapping[str, bytes]) -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for extension, data in members.items():
