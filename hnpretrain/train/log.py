@@ -33,6 +33,7 @@ class RunLog:
     """
 
     def __init__(self, run: Path, global_step: int, trackers: Sequence[Tracker] = ()) -> None:
+        self._run = run
         path = run / LOG_NAME
         kept = [
             line
@@ -56,6 +57,10 @@ class RunLog:
         if event in _TRACKED:
             for tracker in self._trackers:
                 tracker.add(global_step, _numbers(event, fields))
+
+    def holds(self, event: str, global_step: int) -> bool:
+        """Whether it tells of such an event after so many steps."""
+        return any(line["global_step"] == global_step for line in read_log(self._run, event))
 
     def close(self) -> None:
         self._file.close()

@@ -64,6 +64,7 @@ def train(settings: TrainSettings) -> None:
 
 def _run(run: Run, stop: StopRequest) -> None:
     settings = run.settings
+    run.evaluation.make_up(run.progress.global_step, run.log)
     saving = _Saving(settings.checkpoint.minutes)
     interval = Interval()
     first_is_over = False
@@ -100,11 +101,14 @@ def _run(run: Run, stop: StopRequest) -> None:
         if save or step % settings.log_every == 0:
             report(run, interval, position, result)
             interval = Interval()
-        # Before the checkpoint, so that a run that goes on from there has it. It is none of the
-        # training's time.
-        interval.started += run.evaluation.after_step(step, run.log)
+        # Before the checkpoint, so that a run that goes on from there has it. But who asks for a
+        # stop may not wait for it: then it is made up where the run goes on.
+        paused = time.perf_counter()
+        if not result.edge.stop:
+            run.evaluation.after_step(step, run.log)
         if save:
             saving.save(run, must=is_last or result.edge.stop)
+        interval.started += time.perf_counter() - paused  # none of the training's time
         if is_last and run.log:
             close_ledger(run.log, run.progress)
         if not first_is_over:
@@ -115,6 +119,8 @@ def _run(run: Run, stop: StopRequest) -> None:
             if run.place.is_main:
                 print(f"stopped at step {step} and saved: the same command goes on", flush=True)
             raise Stopped
+        if result.edge.stop:  # in the last step; the run does not go on
+            run.evaluation.after_step(step, run.log)
 
 
 class _Saving:
