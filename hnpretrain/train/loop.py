@@ -56,13 +56,20 @@ def train(settings: TrainSettings) -> None:
         run = set_up(settings, place)
         try:
             with contextlib.closing(run.profiler):
-                _run(run, stop)
+                is_stopped = _run(run, stop)
         finally:
             if run.log:
                 run.log.close()
+        if is_stopped:
+            # Together: torchrun ends the others once one has left, and the main rank may be slow
+            # to close what it tells. The run is saved, whatever they do.
+            with contextlib.suppress(RuntimeError):
+                dist.barrier()
+            raise Stopped
 
 
-def _run(run: Run, stop: StopRequest) -> None:
+def _run(run: Run, stop: StopRequest) -> bool:
+    """Trains to the end of the last epoch, or until a stop: True for that. Collective."""
     settings = run.settings
     run.evaluation.make_up(run.progress.global_step, run.log)
     saving = _Saving(settings.checkpoint.minutes)
@@ -118,9 +125,10 @@ def _run(run: Run, stop: StopRequest) -> None:
         if result.edge.stop and not is_last:
             if run.place.is_main:
                 print(f"stopped at step {step} and saved: the same command goes on", flush=True)
-            raise Stopped
+            return True
         if result.edge.stop:  # in the last step; the run does not go on
             run.evaluation.after_step(step, run.log)
+    return False
 
 
 class _Saving:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from hnpretrain.config import without_secrets
 from hnpretrain.data.ledger import Ledger, Tally
 from hnpretrain.data.loader import Position
 from hnpretrain.losses import LossOutput
@@ -52,6 +53,8 @@ class Interval:
 def report(run: Run, interval: Interval, position: Position, result: StepResult) -> None:
     """Sums up the interval over all ranks, logs it, and stops the run if too much is broken."""
     tally = _gather(interval.tally, run.place)
+    # Shards go by their paths, in checkpoints too.
+    tally.ledger.quarantined = without_secrets(tally.ledger.quarantined)
     total = Ledger()
     total.add(run.progress.ledger)
     total.add(tally.ledger)
@@ -60,7 +63,7 @@ def report(run: Run, interval: Interval, position: Position, result: StepResult)
     step = run.progress.global_step
     if run.log:
         _tell(run.log, step, tally, before)
-        for note in tally.notes:
+        for note in without_secrets(tally.notes):
             if note not in run.noted:  # other workers may meet the same later
                 run.noted.add(note)
                 run.log.write("note", step, text=note)
