@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -71,16 +72,20 @@ def test_a_signal_in_the_last_step_is_no_stop(tmp_path, recipe, monkeypatch):
     assert len(loss_lines(tmp_path / "run")) == 10
 
 
-def test_a_second_signal_ends_at_once():
-    """But not one that comes with the first, which a scheduler sent to launcher and ranks alike."""
+def test_the_same_signal_again_ends_at_once():
+    """But not one that comes with the first, which a scheduler sent to launcher and ranks alike.
+
+    Nor another one: SIGUSR1 ahead and SIGTERM at the limit may meet a run that saves.
+    """
     script = (
         "import os, signal, time\n"
         "from hnpretrain.train import stopping\n"
         "with stopping.StopRequest() as stop:\n"
         "    os.kill(os.getpid(), signal.SIGUSR2)\n"
+        "    os.kill(os.getpid(), signal.SIGUSR2)\n"
+        "    stopping._ONE_SIGNAL = 0.0\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    print(stop.signal.name, flush=True)\n"
-        "    stopping._ONE_SIGNAL = 0.0\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    time.sleep(60)\n"
     )
@@ -91,12 +96,31 @@ def test_a_second_signal_ends_at_once():
     assert done.returncode == -signal.SIGTERM
 
 
+# Finishes slowly, and tells how many ranks there are then.
+SLOW_WANDB = """
+import os, pathlib, time
+Settings = dict
+step = 0
+def init(**_): return __import__("wandb")
+def log(*_, **__): pass
+def finish():
+    time.sleep(2)
+    parent = pathlib.Path(f"/proc/{os.getppid()}/task/{os.getppid()}/children")
+    states = [pathlib.Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
+              for child in parent.read_text().split()]
+    pathlib.Path(__file__).with_name("ranks").write_text(str(len(states) - states.count("Z")))
+"""
+
+
 def test_the_launcher_hands_it_on_and_tells_that_the_run_is_saved(tmp_path, recipe):
-    """Two ranks; the signal comes to the launcher alone."""
+    """Two ranks; the signal comes to the launcher alone. They leave together."""
+    (tmp_path / "wandb.py").write_text(SLOW_WANDB)
+    environment = clean_environment()
+    environment["PYTHONPATH"] = f"{tmp_path}:{environment.get('PYTHONPATH', '')}"
     command = [sys.executable, "-m", "hnpretrain.cli", "launch", "local", str(recipe)]
-    command += [f"output={tmp_path}/run", "epochs=2000", "--nproc", "2"]
+    command += [f"output={tmp_path}/run", "epochs=2000", "log.wandb=clip", "--nproc", "2"]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean_environment()
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
     try:
         wait_for_lines(process, tmp_path / "run", 5)
@@ -109,6 +133,55 @@ def test_the_launcher_hands_it_on_and_tells_that_the_run_is_saved(tmp_path, reci
     step = read_log(tmp_path / "run", "step")[-1]["global_step"]
     assert f"stopped at step {step} and saved" in output
     assert (tmp_path / "run/checkpoints/latest").read_text() == f"step_{step:08d}"
+    assert (tmp_path / "ranks").read_text() == "2"
+
+
+def node(recipe, run, port, nodes=2):
+    """Starts what a node of a cluster would run."""
+    command = [sys.executable, "-m", "launch.torchrun", "--nproc_per_node=1", f"--nnodes={nodes}"]
+    command += ["--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{port}", "--rdzv_id=7"]
+    command += ["-m", "hnpretrain.train", str(recipe), f"output={run}", "epochs=2000"]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean_environment()
+    )
+
+
+@pytest.fixture
+def port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_of_two_nodes_one_gets_the_signal(tmp_path, recipe, port):
+    nodes = [node(recipe, tmp_path / "run", port) for _ in range(2)]
+    try:
+        wait_for_lines(nodes[0], tmp_path / "run", 5)
+        nodes[1].send_signal(signal.SIGUSR1)
+        told = [each.communicate(timeout=100) for each in nodes]
+    finally:
+        for each in nodes:
+            end(each)
+    assert [each.returncode for each in nodes] == [75, 75], told
+    step = read_log(tmp_path / "run", "step")[-1]["global_step"]
+    assert (tmp_path / "run/checkpoints/latest").read_text() == f"step_{step:08d}"
+
+
+def test_a_node_that_waits_for_another_ends_on_a_signal(tmp_path, recipe, port):
+    process = node(recipe, tmp_path / "run", port)
+    try:
+        deadline = time.monotonic() + 100
+        while socket.socket().connect_ex(("127.0.0.1", port)):  # nobody listens yet
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=60)
+    finally:
+        end(process)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert error == "stopped: the same command goes on from the last checkpoint\n"
 
 
 def test_a_rank_that_hangs_is_noticed(tmp_path, recipe):
