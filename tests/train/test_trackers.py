@@ -7,6 +7,7 @@ import sys
 import types
 
 import pytest
+import torch.distributed as dist
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hnpretrain.train import loop
@@ -168,7 +169,10 @@ def test_tensorboard_that_fails_on_the_way_does_not_either(tmp_path, monkeypatch
 def test_a_stop_keeps_its_status_when_what_is_closed_fails(
     tmp_path, shards, wandb, monkeypatch, capsys
 ):
-    """A run's trackers and its trace; and it is told that they have failed."""
+    """A run's trackers and its trace; and it is told that they have failed.
+
+    No rank leaves before they are closed: torchrun would then end the main rank in the middle.
+    """
     path = write_recipe(tmp_path / "recipe.yaml", shards, batch_size=8, epochs=9)
     take = loop.train_step
 
@@ -176,13 +180,17 @@ def test_a_stop_keeps_its_status_when_what_is_closed_fails(
         return take(run, batches, rate, wish._replace(stop=run.progress.global_step == 2))
 
     def failing(*_):
+        order.append("finish")
         raise OSError(28, "No space left on device")
 
+    order = []
+    monkeypatch.setattr(dist, "barrier", lambda *_, **__: order.append("barrier"))
     monkeypatch.setattr(loop, "train_step", stopped)
     monkeypatch.setattr(wandb, "finish", failing)
     monkeypatch.setattr("torch.profiler.profile.export_chrome_trace", failing)
     with pytest.raises(Stopped):
         train_here(path, f"output={tmp_path}/run", "log.wandb=clip", "profile={steps: 5, first: 2}")
+    assert order[-2:] == ["finish", "barrier"]
     told = capsys.readouterr().out
     assert "Weights & Biases has failed" in told
     assert "rank_0.json.gz could not be written: [Errno 28]" in told
