@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ from hnpretrain.eval import benchmarks
 from hnpretrain.eval.encode import Encoder
 from hnpretrain.models import load
 from hnpretrain.train import loop
+from hnpretrain.train.checkpoint import Checkpoints
 from hnpretrain.train.distributed import Place
-from hnpretrain.train.evaluation import _AmongRanks, _statistics_of_main
+from hnpretrain.train.evaluation import Evaluation, _AmongRanks, _statistics_of_main
 from hnpretrain.train.log import read_log
+from hnpretrain.train.report import Interval
 from hnpretrain.train.stopping import Stopped
 from tests.support.datasets import PHOTOS, tile, write_dataset
 from tests.support.training import loss_lines, train_here, write_recipe
@@ -127,6 +130,30 @@ def test_a_stop_saves_at_once_and_the_evaluation_is_made_up(tmp_path, recipe, ph
     for line in read_log(tmp_path / "run", "evaluation"):
         checkpoint = tmp_path / f"run/checkpoints/step_{line['global_step']:08d}"
         assert line["scores"] == scores_of(checkpoint, photos)
+
+
+def test_speed_is_the_trainings_alone(tmp_path, recipe, photos, monkeypatch):
+    """By a clock on which each evaluation and each checkpoint takes an hour more."""
+    late = 0.0
+    clock = time.perf_counter
+
+    def slow(work):
+        def slower(*arguments):
+            nonlocal late
+            late += 3600
+            return work(*arguments)
+
+        return slower
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + late)
+    monkeypatch.setattr(loop, "Interval", lambda: Interval(time.perf_counter()))
+    monkeypatch.setattr(Evaluation, "_run", slow(Evaluation._run))
+    monkeypatch.setattr(Checkpoints, "save", slow(Checkpoints.save))
+    train_here(recipe, f"output={tmp_path}/run", "log_every=3", *asked(photos, 2))
+    assert late == 8 * 3600  # after 2, 4, 6, 8 and 10 steps; after 4, 8 and 10 steps
+    lines = read_log(tmp_path / "run", "step")
+    assert [line["global_step"] for line in lines] == [3, 4, 6, 8, 9, 10]
+    assert all(line["step_seconds"] < 600 for line in lines)
 
 
 def test_none_is_made_up_twice(tmp_path, recipe, photos, monkeypatch):

@@ -6,12 +6,22 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from fsspec.asyn import AsyncFileSystem
+from fsspec.exceptions import FSTimeoutError
 
+from hnpretrain.data.mixture import read_mixture
+from hnpretrain.data.plan import Run
+from hnpretrain.data.streams import ShardSet
+from hnpretrain.shards import storage
 from hnpretrain.train import loop, stopping
 from hnpretrain.train.edge import Wish
 from hnpretrain.train.log import read_log
+from hnpretrain.train.settings import TrainSettings
 from tests.support.datasets import tile, write_dataset
 from tests.support.training import (
     clean_environment,
@@ -162,6 +172,43 @@ def test_a_node_that_waits_for_another_ends_on_a_signal(tmp_path, recipe, port):
         end(process)
     assert process.returncode == 128 + signal.SIGTERM
     assert error == "stopped: the same command goes on from the last checkpoint\n"
+
+
+def test_ranks_wait_longer_than_for_a_shard_that_hangs(shards, monkeypatch):
+    """Each request of a block is answered at the last try, and as late as it may be."""
+    mixture = read_mixture({str(shards): 1.0})
+    clock = 0.0
+    tries = Counter()
+
+    def wait(seconds):
+        nonlocal clock
+        clock += seconds
+
+    class Hanging(AsyncFileSystem):
+        def _answer(self, asked, seconds, answer):
+            wait(seconds)
+            tries[asked] += 1
+            if tries[asked] % storage._ATTEMPTS:
+                raise FSTimeoutError
+            return answer
+
+        def info(self, path, timeout):
+            size = Path(path).stat().st_size
+            return self._answer(path, timeout, {"type": "file", "size": size})
+
+        def cat_file(self, path, start, end, timeout):
+            del timeout  # of the few bytes that these are; a large block has full requests
+            seconds = storage._seconds_for(storage._REQUEST_BYTES)
+            return self._answer((path, start), seconds, Path(path).read_bytes()[start:end])
+
+    monkeypatch.setattr(storage, "filesystem", lambda path: (Hanging(), path))
+    monkeypatch.setattr(storage, "time", SimpleNamespace(monotonic=lambda: clock, sleep=wait))
+    monkeypatch.setattr(storage, "random", SimpleNamespace(random=lambda: 1.0))
+    samples = ShardSet(mixture).read(Run(shard=0, start=0, stop=17, passage=0))
+    assert len(samples) == 17
+    assert len(tries) == 4  # the marker's size and bytes, the shard's likewise
+    one_more = storage._ATTEMPTS * storage._seconds_for(storage._REQUEST_BYTES)
+    assert clock + one_more < 60 * TrainSettings().collective_timeout
 
 
 def test_a_rank_that_hangs_is_noticed(tmp_path, recipe):
