@@ -20,7 +20,7 @@ import torch.distributed as dist
 from hnpretrain.data.loader import Position
 from hnpretrain.data.samples import Batch
 from hnpretrain.train.caching import forward_backward
-from hnpretrain.train.distributed import process_group, set_timeouts
+from hnpretrain.train.distributed import on_all, process_group, set_timeouts
 from hnpretrain.train.edge import Edge, Wish, meet
 from hnpretrain.train.engine import (
     clipping,
@@ -64,7 +64,7 @@ def train(settings: TrainSettings) -> None:
             # Together: torchrun ends the others once one has left, and the main rank may be slow
             # to close what it tells. The run is saved, whatever they do.
             with contextlib.suppress(RuntimeError):
-                dist.barrier()
+                on_all(lambda: None)
             raise Stopped
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,22 @@ def test_a_bad_shard_ends_the_run_on_all_ranks(tmp_path: Path, bad: Path) -> Non
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 1
     assert f"error: shard {bad}/{MISSING}: [Errno 2] No such file or directory" in output
+
+
+def test_passwords_in_paths_are_neither_kept_nor_told(
+    tmp_path: Path, bad: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a folder that is named like a signed URL; a shard of it is quarantined."""
+    signed = shutil.copytree(bad, tmp_path / "bad?signature=my-secret")
+    options = (f"data.shards=file://{signed}", f"output={tmp_path / 'run'}", *SKIP)
+    train_here(recipe(tmp_path, bad), *options, "epochs=1")
+    train_here(recipe(tmp_path, bad), *options)
+    (quarantined,) = read_log(tmp_path / "run", "quarantined")
+    assert quarantined["shard"] == f"file://{tmp_path}/bad"
+    assert "my-secret" not in capsys.readouterr().out
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert {"config.yaml", "log.jsonl", "state.json"} <= {path.name for path in files}
+    assert not [path for path in files if b"my-secret" in path.read_bytes()]
 
 
 def test_too_many_lost_samples_stop_the_run_with_the_list(tmp_path: Path, bad: Path) -> None:
