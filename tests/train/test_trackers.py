@@ -256,7 +256,7 @@ def test_a_full_disk_delays_the_log(tmp_path, capsys):
             "event": "step",
             "global_step": 2,
             "loss": None,
-            "ledger": {"share": None, "lists": [1, None]},
+            "ledger": {"a": None, "b": [1, None]},
         },
         {"event": "step", "global_step": 3, "loss": 0.0, "shard": "s3://bucket/1.tar"},
     ]
