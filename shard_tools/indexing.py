@@ -195,11 +195,13 @@ def _markers(place: str, ours: Sequence[str]) -> dict[str, Marker]:
     """The essentials of the markers by the name of their tar, all made here.
 
     Args:
-        ours: names of markers, of which what killed commands left is removed.
+        ours: names of the markers of tars that are there. What killed commands left of them is
+            removed; one that cannot be read is left out, to be made again.
 
     Raises:
         ValueError: there are markers or an index that were not.
     """
+    remade = set(ours)
     files = read_sizes(place)
     if RECORD_NAME in files:
         raise ValueError(
@@ -208,9 +210,14 @@ def _markers(place: str, ours: Sequence[str]) -> dict[str, Marker]:
         )
     names = sorted(name for name in files if name.endswith(".marker.json"))
 
-    def look(name: str) -> Marker:
+    def look(name: str) -> Marker | None:
         tar = name.removesuffix(".marker.json") + ".tar"
-        marker = read_marker(place, tar)
+        try:
+            marker = read_marker(place, tar)
+        except ValueError as error:
+            if name in remade:
+                return None
+            raise ValueError(f"{error}; there is no {tar}, so remove it") from error
         if marker.name != tar or not marker.configuration.startswith(_MADE_HERE):
             raise ValueError(
                 f"{storage.join(place, name)} was not made by `shard index`; choose another folder "
@@ -218,8 +225,8 @@ def _markers(place: str, ours: Sequence[str]) -> dict[str, Marker]:
             )
         return essentials_of(marker)
 
-    markers = in_threads(look, names)
-    if INDEX_NAME in files and not markers:
+    markers = [marker for marker in in_threads(look, names) if marker]
+    if INDEX_NAME in files and not names:
         raise ValueError(
             f"{storage.join(place, INDEX_NAME)} was not made by `shard index`; choose another "
             "folder with --markers, or remove it"

@@ -5,7 +5,8 @@
 2. A turn is one epoch in a fresh process, from the loader's start to its last batch. Contenders
    take turns, and medians are told. Images a second of the processor's time are told as well: what
    else the machine does changes these less.
-3. Images of ours are compared with those decoded and transformed by hand.
+3. Images of ours are compared with those decoded and transformed by hand. They are normalized on
+   the model's device, no work of a loader; what it takes where that is a CPU is told beside it.
 4. Where shards are local, they are listed again and again under other names until there are 100,000
    samples; the time from nothing to the batch in the middle of the epoch is the time to resume.
 """
@@ -45,8 +46,10 @@ from hnpretrain.shards import storage
 from hnpretrain.shards.index import Index, read_index, write_index
 from hnpretrain.shards.marker import marker_name, read_marker
 
+_CPU = torch.device("cpu")
 _SEED = 0
 _CHECKED = 64  # images
+_TIMED = 5  # batches
 _RESUME_SAMPLES = 100_000
 # Samples that the plain pipeline shuffles among, as webdataset's examples have it.
 _SHUFFLE_BUFFER = 1000
@@ -125,6 +128,7 @@ def _compare(case: Case) -> list[dict[str, Any]]:
         }
         if name in _OURS:
             row |= in_processes(_differences, case, name, device="cpu")
+            row |= in_processes(_normalizing, case, name, device="cpu")
         if name in _OURS and case.resume and not storage.is_url(case.shards):
             with tempfile.TemporaryDirectory() as folder:
                 row["resume_samples"] = _repeat_shards(case, Path(folder))
@@ -310,7 +314,7 @@ def _differences(case: Case, name: str) -> dict[str, Any]:
     loader = _loader(replace(case, workers=0), _mixture(case), _OURS[name])
     ours: dict[str, torch.Tensor] = {}
     for _, (batch,), _ in loader.batches(Position(), 1):
-        ours.update(zip(batch.keys, batch.image_BCHW, strict=True))
+        ours.update(zip(batch.keys, batch.to(_CPU).image_BCHW, strict=True))
         if len(ours) >= _CHECKED:
             break
     apart = []
@@ -325,6 +329,19 @@ def _differences(case: Case, name: str) -> dict[str, Any]:
         "mean_difference": apart_NCHW.mean().item(),
         "largest_difference": apart_NCHW.max().item(),
     }
+
+
+def _normalizing(case: Case, name: str) -> dict[str, float]:
+    """On one core, for one image: from the loader's batch to what the model takes."""
+    _keep_to(1)
+    loader = _loader(replace(case, workers=0), _mixture(case), _OURS[name])
+    _, (batch,), _ = next(loader.batches(Position(), 1))
+    seconds = []
+    for _ in range(_TIMED):
+        start = time.perf_counter()
+        batch.to(_CPU)
+        seconds.append(time.perf_counter() - start)
+    return {"normalizing_seconds": statistics.median(seconds) / case.B}
 
 
 def _images(case: Case, keys: set[str]) -> Iterator[tuple[str, bytes]]:

@@ -69,7 +69,8 @@ def print_loader(rows: Sequence[Row]) -> None:
     notes = [
         f"{row['case']}: {row['keys']:,} different keys; {row['checked']} images differ from "
         f"decoding and transforming by hand by {row['mean_difference']:.2g} of 255 on average, "
-        f"{row['largest_difference']:.2g} at most"
+        f"{row['largest_difference']:.2g} at most; normalizing adds "
+        f"{1e3 * row['normalizing_seconds']:.2f} ms an image where the model is on a CPU"
         for row in rows
         if "checked" in row
     ]

@@ -19,7 +19,7 @@ class Background:
     Make it in the process that uses it: threads do not survive a fork.
 
     Args:
-        threads: so many run at once, in the order in which they were started.
+        threads: so many run at once; which of the others comes next is left to chance.
     """
 
     def __init__(self, threads: int) -> None:

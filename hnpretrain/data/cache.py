@@ -8,7 +8,7 @@
 
 The kernel holds the locks (flock): they are free the moment their process is gone, however that
 ended, and who comes next begins the download anew. Nothing here is needed: what the cache cannot
-give is read from the store, and a disk that fails is left alone.
+give is read from the store, and a disk that fails is left alone for some minutes.
 
 fsspec's own file caches know neither a size limit nor locks between processes nor checksums.
 """
@@ -30,6 +30,9 @@ from hnpretrain.shards import storage
 # removed: a cache too small for what is being read would else be filled anew for every block.
 _IN_USE_SECONDS = 600.0
 _CHUNK_BYTES = 16 * 2**20
+# After this time (seconds) a shard that could not be had, or a disk that failed, is tried again.
+_AGAIN_SECONDS = 300.0
+_AGAIN = f"{_AGAIN_SECONDS / 60:g} minutes"
 
 
 class ShardCache:
@@ -43,10 +46,10 @@ class ShardCache:
     def __init__(self, folder: str, limit: int) -> None:
         self._folder = Path(folder)
         self._limit = limit
-        self._is_off = False
-        self._passed_over: set[str] = set()  # shards that could not be had whole
+        self._off_until = 0.0
+        self._passed_over: dict[str, float] = {}  # shards that could not be had whole, until when
         self._notes: list[str] = []
-        self._noted: set[str] = set()
+        self._is_told_of_size = False
         with self._switched_off_by_errors():
             self._folder.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()
@@ -66,14 +69,15 @@ class ShardCache:
         Returns:
             None if the cache cannot give them: the store has to.
         """
-        if self._is_off or sha256 in self._passed_over:
+        if time.monotonic() < max(self._off_until, self._passed_over.get(sha256, 0.0)):
             return None
         with self._switched_off_by_errors():
             if not self._target(sha256).exists() and not self._download(path, size, sha256):
                 return None
             try:
                 with self._target(sha256).open("rb") as file:
-                    os.utime(file.fileno())  # it was read just now
+                    with contextlib.suppress(OSError):  # another user's, or a disk to be read only
+                        os.utime(file.fileno())  # it was read just now
                     file.seek(start)
                     data = file.read(end - start)
             except FileNotFoundError:
@@ -93,6 +97,7 @@ class ShardCache:
 
     def _download(self, path: str, size: int, sha256: str) -> bool:
         """Whether the shard is here now."""
+        self._folder.mkdir(parents=True, exist_ok=True)
         target, part = self._target(sha256), self._folder / f"{sha256}.part"
         with _locked(part) as number:
             # While this holds the lock, nobody else removes or renames the part.
@@ -114,21 +119,27 @@ class ShardCache:
         for start in range(0, size, _CHUNK_BYTES):
             try:
                 data = storage.read_range(path, start, min(size, start + _CHUNK_BYTES))
-            except (OSError, ValueError):
+            except (OSError, ValueError) as error:
                 # The part that is needed may be readable; if not, reading it tells what is wrong.
-                self._passed_over.add(sha256)
+                self._pass_over(path, sha256, str(error))
                 return False
             digest.update(data)
             _write(number, data, start)
         if digest.hexdigest() != sha256:
-            self._passed_over.add(sha256)
+            self._pass_over(path, sha256, "its sha256 is not that in the index")
             return False
         return True
+
+    def _pass_over(self, path: str, sha256: str, why: str) -> None:
+        self._passed_over[sha256] = time.monotonic() + _AGAIN_SECONDS
+        self._note(f"no copy of {path} for {_AGAIN}: {' '.join(why.split())}")
 
     def _make_room(self, number: int, size: int) -> bool:
         """Whether there is room for a shard, which is then reserved in the open file."""
         if size > self._limit:
-            self._note(f"shards larger than data.cache_gb={self._limit / 1e9:g} are not kept")
+            if not self._is_told_of_size:
+                self._is_told_of_size = True
+                self._note(f"shards larger than data.cache_gb={self._limit / 1e9:g} are not kept")
             return False
         with _locked(self._folder / "lock"):
             own = os.fstat(number).st_ino
@@ -164,13 +175,14 @@ class ShardCache:
         try:
             yield
         except OSError as error:
-            self._is_off = True
-            self._note(f"going on without it: {error}")
+            # Other threads may be at it, and fail too.
+            is_told = time.monotonic() < self._off_until
+            self._off_until = time.monotonic() + _AGAIN_SECONDS
+            if not is_told:
+                self._note(f"going on without it for {_AGAIN}: {error}")
 
     def _note(self, text: str) -> None:
-        if text not in self._noted:
-            self._noted.add(text)
-            self._notes.append(f"data.cache={self._folder} on {socket.gethostname()}: {text}")
+        self._notes.append(f"data.cache={self._folder} on {socket.gethostname()}: {text}")
 
 
 def _write(number: int, data: bytes, start: int) -> None:

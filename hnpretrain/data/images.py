@@ -1,5 +1,8 @@
 """From an image's bytes to the tensor that the model's training transform makes of it.
 
+Images stay 8-bit pixels until they are on the model's device, a quarter of the bytes to copy; what
+normalizes them there (`Normalization`) gives the transform's own values, bit for bit.
+
 `exact` gives what the transform gives of the whole decoded image, value for value. `fast` draws the
 same crop, then
 
@@ -49,6 +52,9 @@ class ImageReader:
         mode: of DECODE_MODES.
         max_pixels: larger images are refused before they are decoded.
 
+    Attributes:
+        normalization: what is still to be done with the tensors; None if nothing is.
+
     Raises:
         ValueError: fast, but the transform is not open_clip's.
     """
@@ -57,6 +63,7 @@ class ImageReader:
         self._transform = transform
         self._max_pixels = max_pixels
         self._steps = _Steps.of(transform)
+        self.normalization = self._steps.normalization if self._steps else None
         self._fast = mode == "fast"
         if self._fast and self._steps is None:
             steps = transform.transforms if isinstance(transform, Compose) else [transform]
@@ -67,7 +74,10 @@ class ImageReader:
             )
 
     def __call__(self, data: bytes, seed: int) -> torch.Tensor:
-        """The transformed image; all draws come from the seed.
+        """The transformed image, all of whose draws come from the seed.
+
+        Returns:
+            Pixels, (C, H, W) uint8, if there is a normalization; else what the transform gives.
 
         Raises:
             BadImage: the image cannot be decoded, or is too large.
@@ -78,6 +88,34 @@ class ImageReader:
             return self._steps.apply(image, self._fast)
 
 
+class Normalization:
+    """ToTensor and Normalize of whole batches, operation by operation.
+
+    Args:
+        mean, std: of Normalize, for each channel.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        # A tensor: CUDA multiplies by the reciprocal of a number, which rounds otherwise.
+        constants = torch.tensor(255.0), torch.as_tensor(mean), torch.as_tensor(std)
+        self._on = {torch.device("cpu"): tuple(x.view(-1, 1, 1) for x in constants)}
+
+    def __call__(self, pixel_BCHW: torch.Tensor) -> torch.Tensor:
+        """float32 images of uint8 pixels, on their device."""
+        device = pixel_BCHW.device
+        if device not in self._on:
+            self._on[device] = tuple(x.to(device) for x in self._on[torch.device("cpu")])
+        full, mean_C11, std_C11 = self._on[device]
+        image_BCHW = torch.empty_like(pixel_BCHW, dtype=torch.float32)
+        # On a CPU one image at a time, which then stays in its cache.
+        parts = [(pixel_BCHW, image_BCHW)]
+        for pixels, out in (
+            zip(pixel_BCHW, image_BCHW, strict=True) if device.type == "cpu" else parts
+        ):
+            torch.div(pixels, full, out=out).sub_(mean_C11).div_(std_C11)
+        return image_BCHW
+
+
 @dataclass(frozen=True)
 class _Steps:
     """open_clip's transform of training in its parts.
@@ -85,13 +123,12 @@ class _Steps:
     Attributes:
         crop: the first step.
         between: what changes colors.
-        mean_C11, std_C11: of the last step, which follows ToTensor.
+        normalization: the last two, ToTensor and Normalize.
     """
 
     crop: RandomResizedCrop
     between: Sequence[Callable[[Image.Image], Image.Image]]
-    mean_C11: torch.Tensor
-    std_C11: torch.Tensor
+    normalization: Normalization
 
     @classmethod
     def of(cls, transform: Transform) -> _Steps | None:
@@ -106,21 +143,18 @@ class _Steps:
             or type(normalize) is not Normalize
         ):
             return None
-        mean, std = (torch.as_tensor(x).view(-1, 1, 1) for x in (normalize.mean, normalize.std))
-        return cls(crop, between, mean, std)
+        return cls(crop, between, Normalization(normalize.mean, normalize.std))
 
     def apply(self, image: Image.Image, fast: bool) -> torch.Tensor:
-        """The tensor of an opened image, which is decoded only once its crop is drawn."""
+        """The pixels of an opened image, which is decoded only once its crop is drawn."""
         box = self.crop.get_params(image, self.crop.scale, self.crop.ratio)
         resized = (_fast_crop if fast else _exact_crop)(image, box, tuple(self.crop.size))
         for step in self.between:
             resized = step(resized)
-        # As ToTensor and Normalize, operation by operation, but on one buffer. Pillow gives all red
-        # of a row, then all green: whole rows are copied to where they belong.
+        # Pillow gives all red of a row, then all green: whole rows are copied to where they belong.
         rows = np.frombuffer(resized.tobytes("raw", "RGB;L"), np.uint8)
         pixel_HCW = rows.reshape(resized.height, 3, resized.width)
-        value_CHW = torch.from_numpy(pixel_HCW.swapaxes(0, 1).astype(np.float32, order="C"))
-        return value_CHW.div_(255).sub_(self.mean_C11).div_(self.std_C11)
+        return torch.from_numpy(np.ascontiguousarray(pixel_HCW.swapaxes(0, 1)))
 
 
 Box = tuple[int, int, int, int]

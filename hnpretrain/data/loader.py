@@ -118,7 +118,7 @@ def make_plan(
     """The plan of a run; V is chosen if `settings.streams` is 0.
 
     Raises:
-        ValueError: batch size, streams, ranks and the data set's size do not go together.
+        ValueError: batch size, streams, ranks and the data sets' sizes do not go together.
     """
     streams = settings.streams or choose_streams(batch_size, world_size)
     plan = Plan(
@@ -132,6 +132,14 @@ def make_plan(
         seed=seed,
     )
     plan.streams_of(0, world_size)  # refuses a world size that does not divide V
+    for each, part in zip(mixture.data_sets, plan.parts, strict=True):
+        if part.samples_per_epoch < streams:
+            raise ValueError(
+                f"nothing of {each.folder} would ever be shown: an epoch takes {each.weight:g} of "
+                f"its {part.samples} samples, {part.samples_per_epoch}, too few to give each of "
+                f"{streams} streams one. Raise its weight, set a smaller data.streams that divides "
+                f"batch_size={batch_size}, or leave it out"
+            )
     return plan
 
 
@@ -167,8 +175,8 @@ class Loader:
         self._settings = settings
         self._mixture = mixture
         self._streams = plan.streams_of(rank, world_size)
-        read_image = ImageReader(transform, settings.decode, settings.max_pixels)
-        self._decoder = SampleDecoder(read_image, tokenizer, settings.negatives, plan.seed)
+        self._read_image = ImageReader(transform, settings.decode, settings.max_pixels)
+        self._decoder = SampleDecoder(self._read_image, tokenizer, settings.negatives, plan.seed)
         self._layout = layout
         self._micro_batches = micro_batches
         self._pin_memory = pin_memory
@@ -213,7 +221,10 @@ class Loader:
 
     def _batches_of(self, chunk: Chunk) -> list[Batch]:
         # Texts are laid out here and not by the workers, of which batches must not depend.
-        batches = [Batch.lay_out(part, self._layout) for part in chunk.split(self._micro_batches)]
+        batches = [
+            Batch.lay_out(part, self._layout, self._read_image.normalization)
+            for part in chunk.split(self._micro_batches)
+        ]
         return [batch.pin_memory() for batch in batches] if self._pin_memory else batches
 
     def positions(self, start: Position, epochs: int) -> Iterator[Position]:

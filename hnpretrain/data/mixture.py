@@ -67,15 +67,22 @@ class Mixture:
 
 
 def read_mixture(weights: Mapping[str, float]) -> Mixture:
-    """The data sets at some places, in the order of the places' names.
+    """The data sets at some places; where they lie does not change what is read of them when.
 
     Args:
         weights: of each folder or URL.
 
     Raises:
-        ValueError: there is no index, or it is broken.
+        ValueError: there is no index, or it is broken; or two places hold the same data set.
         OSError: it could not be read.
     """
-    return Mixture(
-        tuple(DataSet(place, read_index(place), weights[place]) for place in sorted(weights))
-    )
+    found: dict[str, DataSet] = {}
+    for place, weight in weights.items():
+        index = read_index(place)
+        other = found.setdefault(index.fingerprint, DataSet(place, index, float(weight)))
+        if other.folder != place:
+            raise ValueError(
+                f"data.mixture: {other.folder} and {place} hold the same shards; give one of them, "
+                f"with weight {other.weight + weight:g} to show them as often as both would"
+            )
+    return Mixture(tuple(data_set for _, data_set in sorted(found.items())))

@@ -7,7 +7,8 @@
 
 A mixture has such a line for each of its data sets, and a stream takes from each its segment's part
 of the block, evenly. A data set of weight w goes on in its line where the epoch before has stopped,
-w * N further each epoch: the line is followed by another permutation of the shards, another *pass*.
+floor(w * N) further each epoch: the line is followed by another permutation of the shards, another
+*pass*.
 With w = 1 passes are epochs; with w = 0.5 two epochs show each sample once.
 
 So the global batch of a step is the same for every W that divides V, the whole position in the data
@@ -21,6 +22,7 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -60,9 +62,14 @@ class Part:
         """N, the samples of the data set."""
         return sum(self.shard_samples)
 
+    @functools.cached_property
+    def samples_per_epoch(self) -> int:
+        """floor(w * N), of the weight as it is written: in floats, 0.29 * 100 is below 29."""
+        return math.floor(Fraction(str(self.weight)) * self.samples)
+
     def begin(self, epoch: int) -> int:
-        """Where an epoch begins in the endless line of passes."""
-        return math.floor(epoch * self.weight * self.samples)
+        """Where an epoch begins in the endless line of passes: behind the one before."""
+        return epoch * self.samples_per_epoch
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,7 @@ class Plan:
     @functools.cached_property
     def samples(self) -> int:
         """Samples of an epoch: all data sets, each as often as its weight says."""
-        return sum(math.floor(part.weight * part.samples) for part in self.parts)
+        return sum(part.samples_per_epoch for part in self.parts)
 
     @property
     def shards(self) -> int:
@@ -130,7 +137,7 @@ class Plan:
     @functools.cached_property
     def _shares(self) -> list[int]:
         """Of each data set, the samples of one stream."""
-        return [math.floor(part.weight * part.samples) // self.streams for part in self.parts]
+        return [part.samples_per_epoch // self.streams for part in self.parts]
 
     @property
     def samples_per_step(self) -> int:
@@ -145,6 +152,13 @@ class Plan:
     def left_out(self) -> int:
         """Samples that an epoch does not show: at most V - 1 a data set and one partial batch."""
         return self.samples - self.steps_per_epoch * self.batch_size
+
+    @property
+    def left_out_of(self) -> list[int]:
+        """`left_out` of each data set; of the block that an epoch ends in, on average."""
+        shown = self._split(self.steps_per_epoch * self.samples_per_step)
+        pairs = zip(self.parts, shown, strict=True)
+        return [part.samples_per_epoch - self.streams * count for part, count in pairs]
 
     def streams_of(self, rank: int, world_size: int) -> tuple[int, ...]:
         """The streams that rank r of W reads; ValueError unless W divides V."""

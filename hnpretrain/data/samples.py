@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
-from hnpretrain.data.images import ImageReader
+from hnpretrain.data.images import ImageReader, Normalization
 from hnpretrain.data.texts import TextLayout, Texts
 from hnpretrain.shards.tar import RawSample
 
@@ -28,7 +28,7 @@ class TrainingSample:
 
     Attributes:
         key: the sample's key.
-        image_CHW: the transformed image.
+        image_CHW: the transformed image, as an ImageReader gives it.
         token_CL: int64 ids of the drawn caption, then of up to K negatives of it; zeros in rows
             without one.
         mask_C: True where a row holds a text.
@@ -45,7 +45,7 @@ class SampleDecoder:
     """Makes TrainingSamples.
 
     Attributes:
-        read_image: makes the transformed image of its bytes and a seed.
+        read_image: makes the transformed image, or its pixels, of its bytes and a seed.
         tokenizer: the model's own tokenizer (n texts -> n x L ids).
         negatives: K; 0 means captions alone.
         seed: of the draws.
@@ -97,7 +97,9 @@ class SampleDecoder:
 
 def draws_for(seed: int, passage: int, key: str) -> np.random.Generator:
     """What a sample's draws come from in one pass; the first is the augmentation's seed."""
-    digest = hashlib.blake2b(f"{seed}/{passage}/{key}".encode(), digest_size=16).digest()
+    # Names in foreign tars need not be UTF-8; tarfile gives their bytes as lone surrogates.
+    name = f"{seed}/{passage}/{key}".encode(errors="surrogateescape")
+    digest = hashlib.blake2b(name, digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
@@ -107,7 +109,7 @@ class Chunk:
 
     Attributes:
         keys: b keys.
-        image_BCHW: float32 images.
+        image_BCHW: images as an ImageReader gives them.
         token_BCL: int64 ids of each sample's caption, then of K negatives; zeros where masked.
         mask_BC: True where there is a text.
     """
@@ -158,25 +160,32 @@ class Batch:
 
     Attributes:
         keys: b keys.
-        image_BCHW: float32 images.
+        image_BCHW: float32 images; as long as there is a normalization, their uint8 pixels.
         texts: each sample's caption and up to K negatives, as the text tower takes them.
         negative_mask_BK: True where there is a negative.
+        normalization: of the pixels, done once they are on the device of the model.
     """
 
     keys: tuple[str, ...]
     image_BCHW: torch.Tensor
     texts: Texts
     negative_mask_BK: torch.Tensor
+    normalization: Normalization | None = None
 
     @classmethod
-    def lay_out(cls, chunk: Chunk, layout: TextLayout) -> Batch:
+    def lay_out(
+        cls, chunk: Chunk, layout: TextLayout, normalization: Normalization | None = None
+    ) -> Batch:
         texts = layout.lay_out(chunk.token_BCL, chunk.mask_BC)
-        return cls(chunk.keys, chunk.image_BCHW, texts, chunk.mask_BC[:, 1:].contiguous())
+        mask_BK = chunk.mask_BC[:, 1:].contiguous()
+        return cls(chunk.keys, chunk.image_BCHW, texts, mask_BK, normalization)
 
     def to(self, device: torch.device) -> Batch:
+        """The batch as the towers take it, on a device."""
+        image_BCHW = self.image_BCHW.to(device, non_blocking=True)
         return Batch(
             self.keys,
-            self.image_BCHW.to(device, non_blocking=True),
+            self.normalization(image_BCHW) if self.normalization else image_BCHW,
             self.texts.to(device),
             self.negative_mask_BK.to(device, non_blocking=True),
         )
@@ -188,4 +197,5 @@ class Batch:
             self.image_BCHW.pin_memory(),
             self.texts.pin_memory(),
             self.negative_mask_BK.pin_memory(),
+            self.normalization,
         )

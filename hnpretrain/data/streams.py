@@ -5,7 +5,7 @@
 2. Each sample's bytes are checked against the marker's crc32, and what differs is read once more.
 3. A shard that cannot be used stops the run, or is quarantined: its samples are rejected.
 4. For each sample that was rejected or cannot be decoded, another one stands in, so that batches
-   keep their size on every rank.
+   keep their size on every rank: one of its block, else of another block nearby.
 
 A position is reached by reading its block and taking samples from there on; nothing before it is
 read from other blocks, and nothing at all is decoded to get there. What stands in for what depends
@@ -18,8 +18,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -38,10 +37,10 @@ T = TypeVar("T")
 # Reasons of rejects that are found before a sample is decoded.
 DAMAGED = "checksum_mismatch"
 UNREADABLE = "shard_unreadable"
-# Stand-ins tried for one broken sample before giving up: so many in a row is no bad luck.
+# Stand-ins tried in a block before another one is: so many broken in a row are no bad luck.
 _STAND_INS = 8
-# Blocks tried for stand-ins, likewise, where half a block or more cannot be read.
-_BLOCKS_TRIED = 8
+# Other blocks tried, up to 512 blocks away: far past the end of any one bad shard.
+_BLOCKS_TRIED = 20
 # Markers kept. A stream lies in few shards at a time, but there may be 100,000.
 _MARKERS = 256
 
@@ -50,7 +49,7 @@ class StoredSample(NamedTuple):
     """The tar bytes of one sample, where they lie, for messages, and the pass they are read in."""
 
     where: str
-    data: bytes
+    data: memoryview
     passage: int
 
 
@@ -140,7 +139,7 @@ class ShardSet:
                 samples.append(Reject("?", DAMAGED, detail))
         return samples
 
-    def _parts(self, shard: int, bounds: list[int], afresh: bool) -> list[bytes]:
+    def _parts(self, shard: int, bounds: list[int], afresh: bool) -> list[memoryview]:
         """The bytes between neighbouring bounds; `afresh`: from the store, whatever is cached."""
         data = None
         _, entry = self._mixture.shard(shard)
@@ -152,7 +151,8 @@ class ShardSet:
             data = self._cache.read_range(path, entry.bytes, entry.sha256, first, last)
         if data is None:
             data = storage.read_range(self.path(shard), first, last)
-        return [data[begin - first : end - first] for begin, end in itertools.pairwise(bounds)]
+        view = memoryview(data)  # whose slices copy nothing
+        return [view[begin - first : end - first] for begin, end in itertools.pairwise(bounds)]
 
     def _read_places(self, shard: int) -> _Places:
         """Raises OSError or ValueError: what is there is not the shard that the index names."""
@@ -170,22 +170,106 @@ class ShardSet:
         return _Places(np.array(marker.offsets, np.int64), np.array(marker.crc32, np.uint32))
 
 
-@dataclass(frozen=True)
-class StoredBlock:
-    """A block as it was read.
+class _Spares:
+    """Samples of one block that may stand in for others, from half a block further on.
 
-    Attributes:
+    What turns out to be broken becomes a reject in its place, so that it is not decoded again;
+    whether it was tried before changes nothing of what stands in for what.
+
+    Args:
+        samples: of a block, in its order; those that can be read are meant.
+    """
+
+    def __init__(self, samples: list[StoredSample | Reject | Unreadable]) -> None:
+        self._samples = samples
+        self._places = [n for n, one in enumerate(samples) if isinstance(one, StoredSample)]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def are_few(self) -> bool:
+        """Whether half of the block or more is lost: the rest would be shown over and over."""
+        return 2 * len(self) <= len(self._samples)
+
+    def take(
+        self, place: int, decode: Callable[[RawSample, int], T], tries: int | None = None
+    ) -> T | None:
+        """The first one that can be decoded, of `tries` or of all, for the sample at a place."""
+        count = len(self)
+        for number in range(count if tries is None else min(tries, count)):
+            found = self._decode((place + count // 2 + number) % count, decode)
+            if found is not None:
+                return found
+        return None
+
+    def try_some(self, decode: Callable[[RawSample, int], Any]) -> tuple[int, int]:
+        """How many of a few can be decoded, and of how many."""
+        tried = min(_STAND_INS, len(self))
+        return sum(self._decode(number, decode) is not None for number in range(tried)), tried
+
+    def _decode(self, number: int, decode: Callable[[RawSample, int], T]) -> T | None:
+        spare = self._samples[self._places[number]]
+        if isinstance(spare, StoredSample):
+            try:
+                return _decode(spare, decode)
+            except _Refused as refused:
+                self._samples[self._places[number]] = refused.reject
+        return None
+
+
+class StoredBlock:
+    """A block as it was read, and what stands in for its samples that cannot be used.
+
+    Args:
         samples: in the order in which they are given out.
-        spares: what stands in for those that cannot be used: the block's own samples, or those of
-            another one if half of it or more is lost.
+        others: spares of blocks nearby, the best first; read when they are asked for.
         retries: that it took.
         notes: for people.
     """
 
-    samples: list[StoredSample | Reject | Unreadable]
-    spares: list[StoredSample]
-    retries: int
-    notes: list[str]
+    def __init__(
+        self,
+        samples: list[StoredSample | Reject | Unreadable],
+        others: Iterator[_Spares],
+        retries: int,
+        notes: list[str],
+    ) -> None:
+        self.samples = samples
+        self.retries = retries
+        self.notes = notes
+        self._spares = _Spares(samples)
+        self._others = others
+        self._other: _Spares | None = None
+
+    def stand_in(self, place: int, decode: Callable[[RawSample, int], T]) -> T | None:
+        """What is given instead of the sample at a place, or None if there is nothing.
+
+        It is one of the next in the block itself, unless they are broken too; then one of another
+        block, the same for all of this one, wherever in it a run begins; else whatever is left.
+        """
+        if not self._spares.are_few:
+            found = self._spares.take(place, decode, _STAND_INS)
+            if found is not None:
+                return found
+        if self._other is None:
+            self._other = _first_good(self._others, decode)
+        found = self._other.take(place, decode) if self._other else None
+        return self._spares.take(place, decode) if found is None else found
+
+
+def _first_good(
+    blocks: Iterable[_Spares], decode: Callable[[RawSample, int], Any]
+) -> _Spares | None:
+    """The first block of which more than half can be decoded, else one of which anything can."""
+    some = None
+    for spares in blocks:
+        good, tried = spares.try_some(decode)
+        if 2 * good > tried:
+            return spares
+        if good and some is None:
+            some = spares
+    return some
 
 
 # Shards (by number) that one stream does not try again in this epoch, and why. Each stream finds
@@ -208,24 +292,22 @@ class BlockReader:
         self._skip = skip_bad_shards
 
     def read(self, epoch: int, stream: int, position: int, quarantine: Quarantine) -> StoredBlock:
-        """The block that holds a position of a stream, with its spares.
+        """The block that holds a position of a stream, with what may stand in for its samples.
 
         Raises:
             BadShard: a shard cannot be used, and bad ones are not skipped.
-            ValueError: too many blocks in a row have nothing that could be read.
         """
         with retries.counted() as counter:
             samples = self._samples(epoch, stream, position, quarantine)
-            spares = _readable(samples)
-            if 2 * len(spares) <= len(samples):
-                spares = self._spares(epoch, stream, position, quarantine) or spares
-        if not spares:
-            why = ", ".join(f"{self._shards.path(s)}: {w}" for s, w in quarantine.items())
-            raise ValueError(
-                f"{_BLOCKS_TRIED} blocks were tried for samples of stream {stream} in epoch "
-                f"{epoch}, none could be read: {why or 'all samples are damaged'}"
-            )
-        return StoredBlock(samples, spares, counter.count, self._shards.notes())
+            # The next block may be read before somebody asks for more of these, or after that: what
+            # they find out of shards then must not change what it gives.
+            known = dict(quarantine)
+            others = self._others(epoch, stream, position, known)
+            if _Spares(samples).are_few:
+                ahead = list(itertools.islice(others, 1))
+                others = itertools.chain(ahead, others)
+                quarantine.update(known)
+        return StoredBlock(samples, others, counter.count, self._shards.notes())
 
     def _samples(
         self, epoch: int, stream: int, position: int, quarantine: Quarantine
@@ -247,41 +329,36 @@ class BlockReader:
         lost = Unreadable(self._shards.path(run.shard), quarantine[run.shard])
         return itertools.repeat(lost, run.stop - run.start)
 
-    def _spares(
+    def _others(
         self, epoch: int, stream: int, position: int, quarantine: Quarantine
-    ) -> list[StoredSample]:
-        """The samples of the nearest block of which more than half can be read, or none."""
-        tried = 0
+    ) -> Iterator[_Spares]:
+        """Spares of the blocks nearby: first of those of which more than half can be read.
+
+        Which blocks are tried must not depend on what is known of their shards: a run that goes on
+        here knows nothing.
+        """
+        few = []
         for other, place in self._nearby(stream, position):
-            runs = self.plan.block(epoch, other, place).runs
-            if all(run.shard in quarantine for run in runs):
-                continue
-            samples = self._samples(epoch, other, place, quarantine)
-            spares = _readable(samples)
-            if 2 * len(spares) > len(samples):
-                return spares
-            tried += 1
-            if tried == _BLOCKS_TRIED:
-                break
-        return []
+            spares = _Spares(self._samples(epoch, other, place, quarantine))
+            if not spares.are_few:
+                yield spares
+            elif len(spares):
+                few.append(spares)
+        yield from few
 
-    def _nearby(self, stream: int, position: int) -> Iterator[tuple[int, int]]:
-        """Other blocks, as (stream, position): before this one, behind it, in the other streams."""
-        _, first, last = self.plan.block_at(stream, position)
-        place = first
-        while place > 0:
-            _, place, _ = self.plan.block_at(stream, place - 1)
-            yield stream, place
-        for further in range(self.plan.streams):
-            other = (stream + further) % self.plan.streams
-            place = last if other == stream else 0
-            while place < self.plan.stream_length:
-                yield other, place
-                _, _, place = self.plan.block_at(other, place)
-
-
-def _readable(samples: Iterable[StoredSample | Reject | Unreadable]) -> list[StoredSample]:
-    return [sample for sample in samples if isinstance(sample, StoredSample)]
+    def _nearby(self, stream: int, position: int) -> Iterable[tuple[int, int]]:
+        """Other blocks, as (stream, position), on the line of all streams: before this one and
+        behind it, ever further away, so that few tries lead out of any row of bad shards.
+        """
+        length, size = self.plan.stream_length, self.plan.block_size
+        line = length * self.plan.streams
+        _, first, _ = self.plan.block_at(stream, position)
+        found = {(stream, first): None}  # in order
+        for number in range(_BLOCKS_TRIED // 2):
+            for distance in (-(size << number), size << number):
+                other, place = divmod((stream * length + first + distance) % line, length)
+                found[other, self.plan.block_at(other, place)[1]] = None
+        return itertools.islice(found, 1, None)
 
 
 class Span(NamedTuple):
@@ -302,7 +379,8 @@ def read_stream(
     """The samples of one stream in the given spans, decoded; its first block is being read at once.
 
     A sample that cannot be used is replaced by one half a block further on in the block's order, so
-    that batches keep their size on every rank, and the two seldom meet in one step.
+    that batches keep their size on every rank, and the two seldom meet in one step; if there is
+    none, by one of a block nearby.
 
     Args:
         decode: makes a training sample of a raw one and the pass that it is read in; raises
@@ -314,7 +392,7 @@ def read_stream(
 
     Raises:
         BadShard: a shard cannot be used, and bad ones are not skipped.
-        ValueError: nothing around a broken sample could be decoded either, or be read.
+        ValueError: nothing around a broken sample could be read and decoded either.
     """
     # One fetch at a time: the next begins when the one before has been taken.
     fetches = (
@@ -346,11 +424,14 @@ def _give(
     while ahead is not None:
         span, fetch = ahead
         block = fetch.result()
-        ahead = next(fetches, None)
+        ahead = None
         tally = Tally(Ledger(retries=block.retries), notes=block.notes)
         _, first, _ = plan.block_at(stream, span.start)
         for place in range(span.start - first, span.stop - first):
             yield _decode_with_stand_in(block, place, decode, tally), tally
+            # Not before the first sample: other streams' first blocks, or this one's decoding,
+            # would have to wait.
+            ahead = ahead or next(fetches, None)
             tally = Tally()
 
 
@@ -360,35 +441,33 @@ def _decode_with_stand_in(
     decode: Callable[[RawSample, int], T],
     tally: Tally,
 ) -> T:
-    """The sample at a place, or the first stand-in that can be decoded; `tally` is told of it."""
+    """The sample at a place, or what stands in for it; `tally` is told of it."""
     ledger = tally.ledger
     ledger.read += 1
     own = block.samples[place]
-    failed: list[Reject] = []
+    if isinstance(own, StoredSample):
+        try:
+            return _decode(own, decode)
+        except _Refused as refused:
+            own = block.samples[place] = refused.reject
     if isinstance(own, Unreadable):
         ledger.rejected[UNREADABLE] = 1
         ledger.quarantined[own.shard] = own.why
     else:
-        try:
-            if isinstance(own, Reject):
-                raise _Refused(own)
-            return _decode(own, decode)
-        except _Refused as refused:
-            ledger.rejected[refused.reject.reason] = 1
-            tally.rejects.append(refused.reject)
-            failed.append(refused.reject)
-
-    count = len(block.spares)
-    for number in range(min(_STAND_INS, count)):
-        spare = block.spares[(place + count // 2 + number) % count]
-        if spare is own:
-            continue
-        try:
-            return _decode(spare, decode)
-        except _Refused as refused:
-            failed.append(refused.reject)
-    named = "; ".join(f"{reject.key}: {reject.detail}" for reject in failed)
-    raise ValueError(f"{len(failed)} samples in a row could not be decoded: {named}")
+        ledger.rejected[own.reason] = 1
+        tally.rejects.append(own)
+    with retries.counted() as counter:
+        found = block.stand_in(place, decode)
+    ledger.retries += counter.count
+    if found is None:
+        what = f"{own.shard}: {own.why}" if isinstance(own, Unreadable) else own.detail
+        raise ValueError(
+            f"nothing can stand in for a broken sample: neither its block of {len(block.samples)} "
+            f"nor any of up to {_BLOCKS_TRIED} around it has one that can be used. It is {what}. "
+            "See what is broken with `hnpretrain shard verify`, and restore those shards or make "
+            "the data set without them"
+        )
+    return found
 
 
 class _Refused(Exception):

@@ -248,4 +248,6 @@ def _mapping(value: object, what: str) -> Mapping[str, Any]:
 def _string(value: object, what: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{what} must be a non-empty string, got {value!r}")
+    if not is_unicode(value):
+        raise ValueError(f"{what} is no valid Unicode: {value!r:.80}")
     return value

@@ -258,7 +258,7 @@ def read_bytes(path: str) -> bytes:
 
 
 def read_range(path: str, start: int, end: int) -> bytes:
-    """Bytes [start, end) of a file; failed requests are repeated from the byte reached.
+    """Bytes [start, end) of a file, in large requests, each of which is repeated if it fails.
 
     Raises:
         OSError: the file is missing, shorter than `end`, or kept failing.

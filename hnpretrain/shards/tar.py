@@ -215,7 +215,7 @@ def _check_end(archive: tarfile.TarFile) -> None:
             raise tarfile.ReadError(f"data behind the archive's end at byte {position}")
 
 
-def decode_sample(data: bytes) -> RawSample:
+def decode_sample(data: bytes | memoryview) -> RawSample:
     """The sample that a byte range begins with, cut at a marker's offsets; ValueError if there is
     none. In tars that others wrote, samples that were rejected may follow it (see Marker).
     """

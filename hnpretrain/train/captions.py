@@ -47,7 +47,7 @@ def sample_captions(
 
     Raises:
         BadShard: a shard cannot be used, and bad ones are not skipped.
-        ValueError: samples in a row are broken.
+        ValueError: nothing can stand in for a broken sample.
     """
     # The cache is for the workers, which know what they read again.
     settings = replace(settings, streams=1, block_size=_SAMPLES, cache="")

@@ -84,6 +84,10 @@ def foresee(settings: TrainSettings, ranks: int, mfu: float = 0.4) -> dict[str, 
             "samples": plan.samples,
             "shards": plan.shards,
             "samples_left_out": plan.left_out,
+            "samples_left_out_of": {
+                each.folder: left_out
+                for each, left_out in zip(mixture.data_sets, plan.left_out_of, strict=True)
+            },
             "steps_per_epoch": plan.steps_per_epoch,
             "total_steps": total_steps,
             "total_samples": total_steps * settings.batch_size,
@@ -187,7 +191,7 @@ def show(foreseen: Mapping[str, Any], console: Console | None = None) -> None:
         "The run",
         {
             "data": f"{data['samples']:,} samples in {data['shards']:,} shards; an epoch "
-            f"leaves {data['samples_left_out']:,} out",
+            f"leaves {data['samples_left_out']:,} out{_of_each(data['samples_left_out_of'])}",
             "steps": f"{data['total_steps']:,}: {settings['epochs']} epochs of "
             f"{data['steps_per_epoch']:,}, of {settings['batch_size']:,} samples; "
             f"{data['total_samples']:,} samples in all",
@@ -223,6 +227,13 @@ def show(foreseen: Mapping[str, Any], console: Console | None = None) -> None:
             f"{settings['output']} holds a run already, with which `train` would go on if that has "
             "these settings; this is of a run that begins"
         )
+
+
+def _of_each(left_out: Mapping[str, int]) -> str:
+    """What a mixture leaves out of each data set."""
+    if len(left_out) == 1:
+        return ""
+    return f" ({', '.join(f'{count:,} of {place}' for place, count in left_out.items())})"
 
 
 def _told(compute: Mapping[str, Any], ranks: int) -> dict[str, str]:

@@ -262,6 +262,9 @@ def _announce(
         f"{plan.streams} streams on {place.world_size} ranks ({place.device.type}) | "
         f"{plan.left_out} samples left out of an epoch"
     )
+    if len(mixture.data_sets) > 1:
+        for each, left_out in zip(mixture.data_sets, plan.left_out_of, strict=True):
+            print(f"  {left_out} of {each.folder}")
     if settings.data.negatives > mixture.max_negatives:
         print(
             f"data.negatives={settings.data.negatives}, but these shards hold at most "

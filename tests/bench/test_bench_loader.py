@@ -45,6 +45,7 @@ def test_rows_hold_rates_and_exactness(tmp_path, shards, monkeypatch):
     assert exact["checked"] == fast["checked"] == COUNT
     assert exact["largest_difference"] == 0
     assert 0 < fast["mean_difference"] < 2
+    assert exact["normalizing_seconds"] > 0
     assert exact["resume_samples"] == 112
     assert exact["resume_seconds"] > 0
     for shown in ("images/s per core", "to open_clip", "from the middle of 112 samples"):

@@ -231,6 +231,85 @@ def test_a_download_that_was_killed_begins_anew(
     assert kept(place) == {f"{entry.sha256}.tar"}
 
 
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Lets the cache's clock go on by so many seconds."""
+    gone = 0.0
+
+    def wait(seconds: float) -> None:
+        nonlocal gone
+        gone += seconds
+
+    clock = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + gone)
+    return wait
+
+
+def test_a_disk_that_was_full_is_tried_again(
+    tmp_path: Path,
+    folder: Path,
+    index: Index,
+    monkeypatch: pytest.MonkeyPatch,
+    later: Callable[[float], None],
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    cache = ShardCache(str(tmp_path / "cache"), 10**9)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        for _ in range(2):  # it is told each time, once
+            assert take(cache, folder, index.shards[0]) is None
+            assert take(cache, folder, index.shards[1]) is None
+            (note,) = cache.notes()
+            assert "going on without it for 5 minutes: [Errno 28]" in note
+            later(301)
+    assert take(cache, folder, index.shards[0]) is not None
+    assert cache.notes() == []
+
+
+def test_a_shard_whose_download_failed_is_tried_again(
+    tmp_path: Path,
+    folder: Path,
+    index: Index,
+    monkeypatch: pytest.MonkeyPatch,
+    later: Callable[[float], None],
+) -> None:
+    tried = []
+
+    def fails(path: str, *_: int) -> bytes:
+        tried.append(path)
+        raise OSError("the store is busy")
+
+    cache = ShardCache(str(tmp_path / "cache"), 10**9)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "read_range", fails)
+        for _ in range(2):
+            assert take(cache, folder, index.shards[0]) is None
+        assert len(tried) == 1
+        (note,) = cache.notes()
+        assert f"no copy of {folder / index.shards[0].name} for 5 minutes: the store is" in note
+    assert take(cache, folder, index.shards[1]) is not None
+    assert take(cache, folder, index.shards[0]) is None
+    later(301)
+    assert take(cache, folder, index.shards[0]) is not None
+
+
+def test_copies_of_another_user_are_read(
+    tmp_path: Path, folder: Path, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their times cannot be changed."""
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "utime", refused)
+    cache = ShardCache(str(tmp_path / "cache"), 10**9)
+    for entry in index.shards[:2]:
+        assert take(cache, folder, entry) == (folder / entry.name).read_bytes()[500:1000]
+    assert cache.notes() == []
+
+
 @pytest.mark.parametrize("where", ["posix_fallocate", "pwrite"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_full_disk_is_said_once_and_left_alone(
@@ -246,7 +325,7 @@ def test_a_full_disk_is_said_once_and_left_alone(
     notes = [note for _, _, tally in cached for note in tally.notes]
     assert len(set(notes)) == 1  # of each worker; the run tells it once
     assert len(notes) <= max(1, workers)
-    assert "going on without it: [Errno 28] No space left on device" in notes[0]
+    assert "going on without it for 5 minutes: [Errno 28] No space left on device" in notes[0]
     assert sum(tally.ledger.lost for _, _, tally in cached) == 0
     assert kept(tmp_path / "cache") == set()
 

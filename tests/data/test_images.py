@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
-from hnpretrain.data.images import ImageReader, draws_from
+from hnpretrain.data.images import ImageReader, Normalization, draws_from
 from hnpretrain.data.loader import DataSettings
 from hnpretrain.shards.images import BadImage
 from tests.support.datasets import PHOTOS
@@ -45,11 +45,25 @@ def by_hand(transform, data, seed):
         return transform(image)
 
 
+def reader_of(transform, mode):
+    """Reads images as the model takes them."""
+    read = ImageReader(transform, mode, MAX_PIXELS)
+    assert isinstance(read.normalization, Normalization)
+
+    def to_image(data, seed):
+        pixel_CHW = read(data, seed)
+        assert pixel_CHW.dtype == torch.uint8
+        (image_CHW,) = read.normalization(pixel_CHW[None])
+        return image_CHW
+
+    return to_image
+
+
 @pytest.mark.parametrize("augmentation", [{}, {"scale": (0.08, 1.0)}, COLORS])
 def test_exact_is_the_transform_itself(photos, augmentation):
     for size in (224, 64, (48, 96)):
         transform = transform_of(size, **augmentation)
-        read = ImageReader(transform, "exact", MAX_PIXELS)
+        read = reader_of(transform, "exact")
         for seed, data in enumerate(photos[:12]):
             assert torch.equal(read(data, seed), by_hand(transform, data, seed))
 
@@ -62,8 +76,8 @@ def test_other_kinds(photos, kind, mode):
     data = as_kind(photos[0], kind, mode)
     transform = transform_of(64)
     expected = by_hand(transform, data, 3)
-    assert torch.equal(ImageReader(transform, "exact", MAX_PIXELS)(data, 3), expected)
-    fast = ImageReader(transform, "fast", MAX_PIXELS)(data, 3)
+    assert torch.equal(reader_of(transform, "exact")(data, 3), expected)
+    fast = reader_of(transform, "fast")(data, 3)
     assert fast.shape == expected.shape
     if kind != "JPEG":  # as large as it is: off by rounding alone
         assert ((fast - expected) * STD * 255).abs().max() < 1.01
@@ -71,6 +85,7 @@ def test_other_kinds(photos, kind, mode):
 
 def test_exact_takes_any_transform(photos):
     read = ImageReader(lambda image: torch.tensor(image.size) * torch.rand(()), "exact", MAX_PIXELS)
+    assert read.normalization is None
     assert torch.equal(read(photos[0], 5), read(photos[0], 5))
     assert not torch.equal(read(photos[0], 5), read(photos[0], 6))
 
@@ -110,7 +125,7 @@ def test_fast_is_near_exact(photos, monkeypatch, size, augmentation, shrinks, me
 
     monkeypatch.setattr(RandomResizedCrop, "get_params", staticmethod(drawn))
     transform = transform_of(size, **augmentation)
-    exact, fast = (ImageReader(transform, mode, MAX_PIXELS) for mode in ("exact", "fast"))
+    exact, fast = (reader_of(transform, mode) for mode in ("exact", "fast"))
     apart = []
     for seed, data in enumerate(photos):
         boxes.clear()
@@ -127,7 +142,7 @@ def test_fast_is_near_exact(photos, monkeypatch, size, augmentation, shrinks, me
 
 def test_colors_are_drawn_alike(photos):
     transform = transform_of(64, **COLORS)
-    exact, fast = (ImageReader(transform, mode, MAX_PIXELS) for mode in ("exact", "fast"))
+    exact, fast = (reader_of(transform, mode) for mode in ("exact", "fast"))
     for seed, data in enumerate(photos[:20]):
         apart = (exact(data, seed) - fast(data, seed)) * STD * 255
         assert apart.abs().mean() < 6  # another jitter would be tens away
@@ -168,7 +183,7 @@ def test_nothing_moves():
     Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
     for size in (1600, 700, 350, 170):
         transform = transform_of(size, scale=(0.9, 1.0))
-        exact, fast = (ImageReader(transform, mode, MAX_PIXELS) for mode in ("exact", "fast"))
+        exact, fast = (reader_of(transform, mode) for mode in ("exact", "fast"))
         for seed in range(4):
             # Where white begins, in pixels: what is white in a row.
             ends = [read(buffer.getvalue(), seed).mean((0, 1)) for read in (exact, fast)]
@@ -192,3 +207,23 @@ def test_settings():
     with pytest.raises(ValueError, match=r"data.decode=fast knows.*Resize, CenterCrop"):
         ImageReader(val, "fast", MAX_PIXELS)
     ImageReader(val, "exact", MAX_PIXELS)
+
+
+def test_whole_batches_are_normalized_as_single_images(photos):
+    transform = transform_of(32)
+    read = ImageReader(transform, "exact", MAX_PIXELS)
+    pixel_BCHW = torch.stack([read(data, 1) for data in photos[:5]])
+    expected = torch.stack([by_hand(transform, data, 1) for data in photos[:5]])
+    assert torch.equal(read.normalization(pixel_BCHW), expected)
+    assert torch.equal(read.normalization(pixel_BCHW[1:4]), expected[1:4])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_normalizes_to_the_same_bits():
+    steps = transform_of(32).transforms
+    normalization = ImageReader(transform_of(32), "exact", MAX_PIXELS).normalization
+    pixel_BCHW = torch.arange(256, dtype=torch.uint8).repeat(2, 3, 1, 1)
+    image_BCHW = normalization(pixel_BCHW.cuda())
+    assert image_BCHW.is_cuda
+    assert torch.equal(image_BCHW.cpu(), steps[-1](pixel_BCHW.float() / 255))

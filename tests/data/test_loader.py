@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hnpretrain.data.loader import DataSettings, Position
+from hnpretrain.data.samples import draws_for
 from hnpretrain.data.streams import BadShard
 from hnpretrain.data.texts import TextLayout
 from hnpretrain.shards.schema import Caption, Negative, Sample
@@ -27,10 +28,15 @@ def texts_of(batch):
     return batch.texts.token_NL[batch.texts.place_BC]
 
 
-def test_every_sample_once_an_epoch(folder):
+@pytest.mark.parametrize("batch_size, shown", [(8, 96), (4, 100)])
+def test_every_sample_once_an_epoch(folder, batch_size, shown):
+    """Also where the last block of a stream is of one sample, as that of stream 0 is."""
+    the_loader = loader(folder, batch_size=batch_size)
+    assert the_loader.plan.block_at(0, 24) == (4, 24, 25)
+    seen = batches(the_loader)
     for epoch in (0, 1):
-        keys = [k for p, b, _ in batches(loader(folder)) if p.epoch == epoch for k in b.keys]
-        assert len(keys) == len(set(keys)) == 96
+        keys = [key for p, batch, _ in seen if p.epoch == epoch for key in batch.keys]
+        assert len(keys) == len(set(keys)) == shown
 
 
 def test_a_mixture_is_read_from_all_its_folders(tmp_path, folder):
@@ -71,6 +77,39 @@ def test_a_mixture_is_read_from_all_its_folders(tmp_path, folder):
 def test_wrong_mixtures(settings, message):
     with pytest.raises(ValueError, match=message):
         DataSettings(**settings)
+
+
+def test_a_mixture_that_has_moved_is_read_alike(tmp_path):
+    for name, count in (("a", 24), ("b", 16)):
+        samples = (replace(tile(i), key=f"{name}{i:02}") for i in range(count))
+        write_dataset(tmp_path / name, samples, per_shard=5)
+    before = loader({f"{tmp_path}/a": 1, f"{tmp_path}/b": 0.5})
+    whole = batches(before)
+    for old, new in (("a", "z"), ("b", "y")):
+        (tmp_path / old).rename(tmp_path / new)
+    after = loader({f"{tmp_path}/z": 1.0, f"{tmp_path}/y": 0.5})
+    assert after._mixture.fingerprint == before._mixture.fingerprint
+    assert all(same(a, b) for (_, a, _), (_, b, _) in zip(whole, batches(after), strict=True))
+    (tmp_path / "z").rename(tmp_path / "x")  # the other one is the first by name now
+    swapped = loader({f"{tmp_path}/y": 0.5, f"{tmp_path}/x": 1})
+    assert swapped._mixture.fingerprint == before._mixture.fingerprint
+    assert all(same(a, b) for (_, a, _), (_, b, _) in zip(whole, batches(swapped), strict=True))
+
+
+@pytest.mark.parametrize("again", ["{}/", "{}/../tiles"])
+def test_a_data_set_is_given_once(tmp_path, again):
+    place = str(tmp_path / "tiles")
+    write_dataset(place, (tile(i) for i in range(20)), per_shard=5)
+    with pytest.raises(ValueError, match=r"tiles and /.* hold the same shards; .* weight 1.5 "):
+        loader({place: 1, again.format(place): 0.5})
+
+
+def test_a_data_set_too_small_to_be_shown_is_refused(tmp_path, folder):
+    write_dataset(tmp_path / "few", [tile(i) for i in range(6)], per_shard=3)
+    mixture = {str(folder): 1, f"{tmp_path}/few": 0.5}
+    with pytest.raises(ValueError, match=r"^nothing of /.*/few .* 0.5 of its 6 samples, 3, .* 4 s"):
+        loader(mixture)
+    assert sorted(loader(mixture, batch_size=2, streams=2).plan.left_out_of) == [0, 3 - 2]
 
 
 @pytest.mark.parametrize("layout", [PADDED, TextLayout("trees")])
@@ -199,6 +238,11 @@ def test_captions_and_augmentation_change_with_the_epoch(folder):
     assert 25 < changed < 70  # one of two captions, drawn anew
 
 
+def test_draws_of_a_key_stay_what_they_were():
+    assert draws_for(1, 2, "caf\u00e9/7").integers(2**63) == 7165473743945263622
+    assert draws_for(1, 2, "caf\udce9/7").integers(2**63) == 3483404339500573869
+
+
 def test_more_negatives_than_stored_are_masked(folder):
     _, (batch,), _ = next(loader(folder, negatives=5).batches(Position(), 1))
     assert batch.negative_mask_BK.tolist() == [[True, True, False, False, False]] * 8
@@ -271,7 +315,7 @@ def test_broken_samples_are_named_and_replaced(tmp_path):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_nothing_but_broken_samples_stops_with_one_error(tmp_path, workers):
     write_dataset(tmp_path, [broken(tile(i), b"x") for i in range(20)], per_shard=20)
-    with pytest.raises(ValueError, match=r"^\d samples in a row could not be decoded: 0000\d\d: "):
+    with pytest.raises(ValueError, match=r"^nothing can stand in .*000000\.tar sample \d+: begins"):
         batches(loader(tmp_path, workers=workers))
 
 

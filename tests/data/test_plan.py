@@ -3,9 +3,10 @@
 import itertools
 import math
 from collections import Counter
+from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from hnpretrain.data.plan import Part, Plan, choose_streams
@@ -189,3 +190,35 @@ def test_with_each_position_one_set_grows(shares):
     assert splits[-1] == shares
     for before, after in itertools.pairwise(splits):
         assert sorted(b - a for a, b in zip(before, after, strict=True))[-2:] in ([0, 1], [1])
+
+
+@given(
+    st.sampled_from([0.1, 0.3, 0.7, 0.29, 1.7, 1, 2.5]),
+    st.lists(st.integers(0, 40), min_size=1, max_size=4),
+    st.sampled_from([1, 2, 5]),
+    st.integers(1, 12),
+)
+def test_no_weight_shows_a_sample_of_a_pass_twice_or_loses_one(weight, shards, streams, epochs):
+    """What is written 0.29 is 29 of 100, and each epoch begins where the one before has ended."""
+    part = Part(tuple(shards), weight)
+    count = Fraction(str(weight)) * sum(shards) // 1
+    assume(count >= streams)
+    p = Plan((part,), streams, streams, block_size=7, seed=3)
+    assert p.samples == count
+    seen = Counter()
+    for epoch in range(epochs):
+        of_epoch = shown(p, epoch)
+        assert of_epoch.total() == p.samples - p.left_out
+        seen += of_epoch
+    assert set(seen.values()) == {1}
+    if streams == 1:
+        passes = Counter(passage for _, _, passage in seen)
+        whole, rest = divmod(epochs * count, sum(shards))
+        assert passes == Counter({n: sum(shards) for n in range(whole)} | {whole: rest})
+
+
+def test_left_out_is_counted_of_each_set():
+    p = mixed((1, 2, 0.5), sizes=((31, 34), (40,), (3, 13)), batch_size=16)
+    # Streams of 16 + 20 + 2 samples, of which an epoch shows the first 36.
+    assert p.left_out == 65 + 80 + 8 - 4 * 36
+    assert p.left_out_of == [5, 4, 0]

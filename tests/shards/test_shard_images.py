@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -54,6 +56,49 @@ def test_what_is_no_image(photo: bytes) -> None:
 @pytest.mark.filterwarnings("error")
 def test_a_bomb_is_refused_by_its_header(side: int) -> None:
     assert reason(png_bomb(side, side)) == "too_many_pixels"
+
+
+def test_an_image_beyond_pillow_s_bound_is_the_caller_s_to_allow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # 89,478,485 take a while
+    data = plain(60, 50)
+    assert reason(data, 2999) == "too_many_pixels"
+    assert decode_image(data, 3000).size == (60, 50)
+    assert Image.MAX_IMAGE_PIXELS == 3000
+    assert decode_image(plain(6, 5), 1000).size == (6, 5)
+    # As much as Pillow's stays in the way of larger ones.
+    assert "3000 pixels are allowed" in str(
+        pytest.raises(BadImage, check_image, plain(90, 90), 3000).value
+    )
+
+
+def test_what_pillow_warns_of_is_said_once() -> None:
+    """Not for each of millions of palette images."""
+    shown = subprocess.run(
+        [sys.executable, "-c", PALETTES], capture_output=True, text=True, check=True
+    ).stderr
+    assert shown.count("UserWarning: Palette images with Transparency") == 1
+    assert "DecompressionBombWarning" not in shown
+
+
+PALETTES = """
+import io
+from PIL import Image
+from hnpretrain.shards.images import BadImage, decode_image
+from tests.shards.conftest import png_bomb
+
+buffer = io.BytesIO()
+image = Image.new("P", (8, 8))
+image.putpalette(bytes(768))
+image.save(buffer, "PNG", transparency=b"\\x00\\x80")
+for _ in range(50):
+    decode_image(buffer.getvalue(), 10**6)
+try:
+    decode_image(png_bomb(11_000, 11_000), 10**6)
+except BadImage:
+    pass
+"""
 
 
 def test_the_bound_is_the_caller_s(photo: bytes) -> None:

@@ -196,6 +196,7 @@ def test_what_cannot_be_used_is_named_and_left_out(tmp_path: Path, photo: bytes)
         ("./a/10.txt", b"its image comes later"),
         *foreign(11, photo),
         ("./a/10.jpg", photo),
+        *foreign(12, photo, json=b'{"captions": [{"text": "half \\ud800 a pair"}]}'),
     ]
     write_tar(tmp_path / "0.tar", members)
     done = index(tmp_path)
@@ -215,9 +216,23 @@ def test_what_cannot_be_used_is_named_and_left_out(tmp_path: Path, photo: bytes)
         ("./a/9", "no_caption"),
         ("./a/10", "missing_image"),
         ("./a/10", "no_caption"),
+        ("./a/12", "bad_json"),
     ]
+    assert "a caption's 'text' is no valid Unicode" in marker.rejected[-1].detail
     assert done.index.rejects == marker.rejects
-    assert sum(marker.rejects.values()) == 11
+    assert sum(marker.rejects.values()) == 12
+
+
+def test_names_that_are_no_utf_8_are_streamed(tmp_path: Path, photo: bytes) -> None:
+    keys = [name.encode("latin-1").decode(errors="surrogateescape") for name in ("caf\xe9", "\xfc")]
+    members = [
+        (f"{key}.{ext}", data) for key in keys for ext, data in (("jpg", photo), ("txt", b"a"))
+    ]
+    write_tar(tmp_path / "0.tar", members)
+    assert b"caf\xe9.jpg" in (tmp_path / "0.tar").read_bytes()
+    assert index(tmp_path).index.samples == 2
+    assert set(streamed(tmp_path)) == set(keys)
+    assert set(streamed(tmp_path, workers=1)) == set(keys)
 
 
 @pytest.mark.parametrize(
@@ -369,6 +384,23 @@ def test_a_built_data_set_is_left_alone(tmp_path: Path, few_photos: Path) -> Non
     assert replace(theirs, tars="", rejects={}, candidates_rejected={}) == replace(
         ours, rejects={}, candidates_rejected={}
     )
+
+
+@pytest.mark.parametrize("content", [b"", bytes(500), b'{"format": 2}', b"[]"])
+def test_a_marker_that_cannot_be_read_is_made_again(tars: Path, content: bytes) -> None:
+    index(tars)
+    before = folder_bytes(tars)
+    for names in (["00001"], ["00000", "00001", "00002"]):
+        for name in names:
+            (tars / f"{name}.marker.json").write_bytes(content)
+        done = index(tars)
+        assert (done.made, done.kept) == (len(names), 3 - len(names))
+        assert folder_bytes(tars) == before
+    (tars / "gone.marker.json").write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"gone\.marker\.json: .*there is no gone\.tar, so remove it"
+    ):
+        index(tars)
 
 
 def test_two_at_a_time(tars: Path) -> None:

@@ -36,7 +36,7 @@ def test_one_process_makes_the_bytes_of_four(
     assert files_of(str(tmp_path)) == alone
 
 
-def test_a_job_that_is_killed_twenty_times(
+def test_a_job_that_is_killed_ten_times(
     tmp_path: Path, manifest: Path, alone: dict[str, bytes]
 ) -> None:
     arguments = [
@@ -44,8 +44,8 @@ def test_a_job_that_is_killed_twenty_times(
         f"source.images={PHOTOS}", f"samples_per_shard={_SAMPLES_PER_SHARD}", "workers=2",
     ]  # fmt: skip
     killing = Killing(arguments, str(tmp_path / "killed"), alone, seed=0)
-    killing.run(20)
-    assert killing.killed.total() == 20
+    killing.run(10)
+    assert killing.killed.total() == 10
     assert killing.killed.keys() == {"all", "worker", "job"}
     # Some came between the first shard and the last.
     shards = sum(name.endswith(".tar") for name in alone)

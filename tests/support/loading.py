@@ -41,13 +41,14 @@ def loader(
     world_size: int = 1,
     layout: TextLayout = PADDED,
     micro_batches: int = 1,
+    batch_size: int = 8,
     **settings: Any,
 ) -> Loader:
     fields = {"negatives": 2, "streams": 4, "block_size": 6, "workers": 0, **settings}
     place = {"mixture": folder} if isinstance(folder, dict) else {"shards": str(folder)}
     data = DataSettings(**place, **fields)
     mixture = read_mixture(data.weights)
-    plan = make_plan(data, mixture, batch_size=8, seed=5, world_size=world_size)
+    plan = make_plan(data, mixture, batch_size, seed=5, world_size=world_size)
     return Loader(data, mixture, plan, transform, tokenize, layout, rank, world_size, micro_batches)
 
 

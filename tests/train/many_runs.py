@@ -19,13 +19,14 @@ _ERROR = "error of a rank: "
 FULL_DISK = "full disk at "
 
 
-def train_all(recipe: Path, runs: Sequence[Sequence[str]]) -> None:
-    """Trains a recipe with each of several lists of overrides, with two ranks.
+def train_all(recipe: Path, runs: Sequence[Sequence[str]]) -> str:
+    """Trains a recipe with each of several lists of overrides, with two ranks; what was printed.
 
     Fails with what was printed if one of them does.
     """
     output = _run(recipe, runs)
     assert not errors_in(output), output
+    return output
 
 
 def errors_of(recipe: Path, *runs: Sequence[str]) -> list[str]:

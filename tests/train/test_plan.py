@@ -45,6 +45,21 @@ def test_it_tells_what_the_training_does(tmp_path, recipe):
     assert not foreseen(recipe, f"output={tmp_path}/another")["output_holds_a_run"]
 
 
+def test_what_a_mixture_leaves_out_is_told_of_each_data_set(tmp_path, recipe, shards, capsys):
+    write_dataset(tmp_path / "few", (tile(i) for i in range(6)), per_shard=3)
+    mixture = ("data.shards=", f"data.mixture={{{shards}: 1, {tmp_path}/few: 1}}", "epochs=1")
+    recipe_here = (*mixture, "data.streams=4", "batch_size=4")
+    told = foreseen(recipe, *recipe_here)
+    assert told["data"]["samples_left_out_of"] == {str(shards): 0, f"{tmp_path}/few": 2}
+    plan.show(told)
+    line = "".join(capsys.readouterr().out.split())
+    assert "anepochleaves2out(" in line
+    assert all(part in line for part in (f"0of{shards}", f"2of{tmp_path}/few"))
+    train_here(recipe, f"output={tmp_path}/run", *recipe_here)
+    lines = capsys.readouterr().out.splitlines()
+    assert {f"  0 of {shards}", f"  2 of {tmp_path}/few"} <= set(lines)
+
+
 def test_texts_and_parameters(recipe):
     told = foreseen(recipe, "model.lock_image=true")
     texts = told["texts"]

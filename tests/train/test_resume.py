@@ -9,6 +9,7 @@ import pytest
 from hnpretrain.models.store import latest_checkpoint
 from tests.support.datasets import tile, write_dataset
 from tests.support.training import kill_after, loss_lines, start, train, train_here, write_recipe
+from tests.train.many_runs import train_all
 
 STEPS = 24
 
@@ -25,19 +26,22 @@ def recipe(folder, shards, **settings):
     return write_recipe(folder / "recipe.yaml", shards, **fields)
 
 
-@pytest.mark.parametrize("zero_stage", [0, 2, 3])
-def test_killed_at_a_random_step_and_resumed(tmp_path, shards, zero_stage):
-    path = recipe(tmp_path, shards, zero_stage=zero_stage)
-    alone, killed = tmp_path / "alone", tmp_path / "killed"
-    train(path, f"output={alone}")
-    assert len(loss_lines(alone)) == STEPS
-
-    step = random.randrange(6, STEPS - 1)  # after the first checkpoint
-    print(f"killed at step {step}")  # shown if the test fails
-    kill_after(start(path, f"output={killed}"), killed, step)
-    assert loss_lines_of_crash(killed) < STEPS
-    assert "going on at" in train(path, f"output={killed}")
-    assert loss_lines(killed) == loss_lines(alone)
+def test_killed_at_a_random_step_and_resumed(tmp_path, shards):
+    """At each stage; `make prove` kills one run many times."""
+    path = recipe(tmp_path, shards)
+    stages = {stage: f"zero_stage={stage}" for stage in (0, 2, 3)}
+    train_all(path, [(f"output={tmp_path}/alone{stage}", zero) for stage, zero in stages.items()])
+    for stage, zero in stages.items():
+        killed = tmp_path / f"killed{stage}"
+        step = random.randrange(6, STEPS - 1)  # after the first checkpoint
+        print(f"stage {stage} killed at step {step}")  # shown if the test fails
+        kill_after(start(path, f"output={killed}", zero), killed, step)
+        assert loss_lines_of_crash(killed) < STEPS
+    again = [(f"output={tmp_path}/killed{stage}", zero) for stage, zero in stages.items()]
+    assert train_all(path, again).count("going on at") == len(stages)
+    for stage in stages:
+        assert len(loss_lines(tmp_path / f"alone{stage}")) == STEPS
+        assert loss_lines(tmp_path / f"killed{stage}") == loss_lines(tmp_path / f"alone{stage}")
 
 
 def loss_lines_of_crash(run):
