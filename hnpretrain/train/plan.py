@@ -85,7 +85,7 @@ def foresee(settings: TrainSettings, ranks: int, mfu: float = 0.4) -> dict[str, 
             "shards": plan.shards,
             "samples_left_out": plan.left_out,
             "samples_left_out_of": {
-                each.folder: left_out
+                config.without_secrets(each.folder): left_out
                 for each, left_out in zip(mixture.data_sets, plan.left_out_of, strict=True)
             },
             "steps_per_epoch": plan.steps_per_epoch,

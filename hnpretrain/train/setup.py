@@ -264,7 +264,7 @@ def _announce(
     )
     if len(mixture.data_sets) > 1:
         for each, left_out in zip(mixture.data_sets, plan.left_out_of, strict=True):
-            print(f"  {left_out} of {each.folder}")
+            print(f"  {left_out} of {config.without_secrets(each.folder)}")
     if settings.data.negatives > mixture.max_negatives:
         print(
             f"data.negatives={settings.data.negatives}, but these shards hold at most "

@@ -129,13 +129,17 @@ def test_passwords_in_paths_are_neither_kept_nor_told(
             return str(super()._strip_protocol(path.removeprefix("store://me:my-secret@")))
 
     fsspec.register_implementation("store", Store, clobber=True)
-    url = f"store://me:my-secret@{bad}"
-    options = (f"data.shards={url}", f"output={tmp_path / 'run'}", *SKIP)
+    write_dataset(tmp_path / "others", (tile(i) for i in range(100, 117)), per_shard=17)
+    urls = [f"store://me:my-secret@{folder}" for folder in (bad, tmp_path / "others")]
+    mixture = ", ".join(f"'{url}': 1.0" for url in urls)
+    options = ("data.shards=''", f"data.mixture={{{mixture}}}", f"output={tmp_path / 'run'}", *SKIP)
     train_here(recipe(tmp_path, bad), *options, "epochs=1")
     train_here(recipe(tmp_path, bad), *options)
     (quarantined,) = read_log(tmp_path / "run", "quarantined")
     assert quarantined["shard"] == f"store://{bad}/{MISSING}"
-    assert "my-secret" not in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f" of store://{bad}\n" in told
+    assert "my-secret" not in told
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert {"config.yaml", "log.jsonl", "state.json"} <= {path.name for path in files}
     assert not [path for path in files if b"my-secret" in path.read_bytes()]
