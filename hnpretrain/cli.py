@@ -75,7 +75,10 @@ def _exit_with_one_line(program: typer.Typer) -> None:
             if rank != "0":
                 # Mostly all ranks fail alike: rank 0 says so, and torchrun ends the rest meanwhile.
                 time.sleep(_OTHER_RANKS_WAIT)
-        print(f"{prefix}error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        from hnpretrain.config import without_secrets
+
+        text = without_secrets(" ".join(str(error).split()))
+        print(f"{prefix}error: {text}", file=sys.stderr, flush=True)
         sys.exit(1)
 
 

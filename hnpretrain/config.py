@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -58,13 +59,16 @@ def load(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] 
 
 
 def to_yaml(settings: Any) -> str:
-    """The settings as YAML, all defaults written out; `load` reads it back to an equal value."""
-    return OmegaConf.to_yaml(OmegaConf.structured(settings))
+    """The settings as YAML, all defaults written out; `load` reads it back to an equal value.
+
+    But for the secrets of URLs, which it does not hold.
+    """
+    return OmegaConf.to_yaml(to_dict(settings))
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
-    """The settings as plain dicts, lists and scalars, for JSON."""
-    value = OmegaConf.to_container(OmegaConf.structured(settings))
+    """The settings as plain dicts, lists and scalars, for JSON; without the secrets of URLs."""
+    value = without_secrets(OmegaConf.to_container(OmegaConf.structured(settings)))
     assert isinstance(value, dict)
     return {str(key): item for key, item in value.items()}
 
@@ -81,6 +85,26 @@ def _differences(before: Any, after: Any, key: str) -> Iterator[tuple[str, tuple
             yield from _differences(before.get(name), after.get(name), inner)
     elif before != after:
         yield key, (before, after)
+
+
+def without_secrets(value: Any) -> Any:
+    """A value, of settings or to be told, without what URLs carry of passwords and signatures.
+
+    In texts, lists and mappings, whose keys may be URLs too.
+    """
+    if isinstance(value, Mapping):
+        clean: dict[Any, Any] = {}
+        for key, item in value.items():
+            name = without_secrets(key)
+            while name in clean:  # they differed in their secrets alone
+                name = f"{name} (another)"
+            clean[name] = without_secrets(item)
+        return clean
+    if isinstance(value, list | tuple):
+        return [without_secrets(item) for item in value]
+    if isinstance(value, str) and "://" in value:
+        return re.sub(r"(://\S*?)\?\S*=\S*", r"\1", re.sub(r"://[^/\s]*@", "://", value))
+    return value
 
 
 def require_one_of(key: str, value: str, allowed: Sequence[str]) -> None:

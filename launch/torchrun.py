@@ -1,6 +1,6 @@
 """torchrun with one line for a failure or a stop: `python -m launch.torchrun ...`.
 
-Run by `launch local`.
+Run by `launch local`, and in place of torchrun on each of several nodes.
 
 torchrun itself ends with a traceback and a table of its own after what the ranks said. Asked to
 stop, it would kill them after thirty seconds, and could not tell that they have saved; here the
@@ -54,12 +54,18 @@ def run(arguments: list[str]) -> None:
 
 
 def _hand_on(number: int, frame: FrameType | None) -> None:
-    """Sends a signal on to the ranks, which are this process's children."""
+    """Sends a signal on to the ranks, which are this process's children; ends if there are none.
+
+    That is while torchrun waits for other nodes.
+    """
     del frame
-    for children in Path("/proc/self/task").glob("*/children"):
-        for child in children.read_text().split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(child), number)
+    files = Path("/proc/self/task").glob("*/children")
+    ranks = [int(child) for children in files for child in children.read_text().split()]
+    if not ranks:
+        _stopped(number)
+    for rank in ranks:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(rank, number)
 
 
 def _stopped(number: int) -> NoReturn:

@@ -62,6 +62,13 @@ def test_failure_is_status_1_and_one_line(arguments, message):
     assert message in line
 
 
+def test_an_error_tells_no_password():
+    done = run("shard", "stats", "foo://me:my-secret@store/shards")
+    assert done.returncode == 1
+    assert "'foo://store/shards/index.json': Protocol not known" in done.stderr
+    assert "my-secret" not in done.stderr
+
+
 def test_a_failure_of_all_ranks_is_one_line(tmp_path):
     """Neither one a rank, nor torchrun's table."""
     recipe = write_recipe(tmp_path / "recipe.yaml", tmp_path / "nowhere")

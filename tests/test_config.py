@@ -122,3 +122,19 @@ def test_recipes_are_settings_of_a_training(path):
     settings = config.load(TrainSettings, path)
     assert settings.output == f"runs/{path.stem}"
     settings.loss.make(settings.data.negatives)
+
+
+def test_urls_are_told_without_their_secrets():
+    """Where they are keys too, and those that differ in nothing else stay apart."""
+    url = "https://me:my@secret@store/shards"
+    value = {
+        "a": f"from {url}?X-Amz-Signature=my-secret to s3://me:secret@bucket: no such file",
+        "mixture": {f"{url}?sig=1": 1.0, f"{url}?sig=2": 2.0},
+    }
+    clean = "https://store/shards"
+    assert config.without_secrets(value) == {
+        "a": f"from {clean} to s3://bucket: no such file",
+        "mixture": {clean: 1.0, f"{clean} (another)": 2.0},
+    }
+    other = {"a": [1, None, "what?"], "b": {"c": "s3://bucket/a@b/{0..9}-??.tar"}}
+    assert config.without_secrets(other) == other

@@ -47,7 +47,7 @@ def train(
         None, metavar="[KEY=VALUE]...", help="Settings that go before the YAML's, as a.b=value."
     ),
 ) -> None:
-    """Train; also `torchrun ... -m hnpretrain.train CONFIG`.
+    """Train; also `python -m launch.torchrun ... -m hnpretrain.train CONFIG`.
 
     Goes on from the latest checkpoint if `output` holds one. SIGTERM, SIGUSR1 and SIGUSR2 save the
     run and end it with exit status 75.

@@ -2,7 +2,8 @@
 
 All ranks take part: each encodes its share of a benchmark's batches, and all get all features, so
 that no rank waits long for others. Scores are those of `hnpretrain eval` on a checkpoint of the
-step. Nothing is drawn and every module gets its mode back: the training does not notice.
+step. Nothing is drawn and every module gets its mode back: the training does not notice. Nor does
+it end with an evaluation that fails, on an image that cannot be read for example: that is told.
 """
 
 from __future__ import annotations
@@ -12,15 +13,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import open_clip
-from torch import Tensor
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from hnpretrain.models import LoadedModel
-from hnpretrain.train.caching import learns_batch_statistics
-from hnpretrain.train.distributed import Place, on_all, whole_tensors
+from hnpretrain.models.build import one_line
+from hnpretrain.train.distributed import Place, on_all, on_main, whole_tensors
 from hnpretrain.train.log import RunLog
 
 if TYPE_CHECKING:  # at run time where there are benchmarks: pyarrow is slow to import
@@ -97,20 +102,36 @@ class Evaluation:
         self._total_steps = total_steps
         self._place = place
 
-    def after_step(self, step: int, log: RunLog | None) -> float:
-        """Evaluates if it is time to, and gives the seconds that it took; collective.
+    def after_step(self, step: int, log: RunLog | None) -> None:
+        """Evaluates if it is time to; collective.
 
         Args:
             step: how many steps have been taken.
             log: of the run, on the main rank.
-
-        Raises:
-            ValueError: an image cannot be read, or a feature is not finite; on all ranks.
         """
-        if not self._benchmarks or (step % self._every and step != self._total_steps):
-            return 0.0
+        if self._is_due(step):
+            self._evaluate(step, log)
+
+    def make_up(self, step: int, log: RunLog | None) -> None:
+        """Evaluates where a run goes on, if it stopped there before it could; collective."""
+        if not self._is_due(step) or step in (0, self._total_steps):
+            return
+        if not on_main(lambda: log is not None and log.holds("evaluation", step)):
+            self._evaluate(step, log)
+
+    def _is_due(self, step: int) -> bool:
+        return bool(self._benchmarks) and (step % self._every == 0 or step == self._total_steps)
+
+    def _evaluate(self, step: int, log: RunLog | None) -> None:
         started = time.perf_counter()
-        results = self._run()
+        try:
+            results = self._run()
+        except (ValueError, OSError) as error:  # all ranks raise it (`on_all`)
+            if log:
+                why = one_line(error)
+                print(f"evaluation at step {step} failed: {why}; the training goes on", flush=True)
+                log.write("evaluation failed", step, error=why)
+            return
         seconds = time.perf_counter() - started
         if log:
             scores = {
@@ -121,22 +142,22 @@ class Evaluation:
             for dataset, values in scores.items():
                 told = " | ".join(f"{name} {value:.4f}" for name, value in values.items())
                 print(f"evaluation at step {step} | {dataset} | {told}", flush=True)
-        return seconds
 
     def _run(self) -> list[Result]:
-        from hnpretrain.eval import benchmarks
+        """Raises ValueError or OSError: one of them met it, on all ranks."""
         from hnpretrain.eval.encode import Encoder
 
-        with self._whole() as model:
+        with self._whole() as model, _statistics_of_main(model):
             encoder = Encoder(
                 model,
                 self._model.preprocess_val,
                 self._model.tokenizer,
                 self._place.device,
                 self._settings.batch_size,
-                share=_AmongRanks(self._place, model),
+                share=_AmongRanks(self._place),
             )
-            return benchmarks.run(self._benchmarks, encoder)
+            # What a rank alone meets between batches, all must hear of.
+            return [on_all(partial(each.run, encoder))[0] for each in self._benchmarks]
 
     @contextmanager
     def _whole(self) -> Iterator[open_clip.CLIP]:
@@ -156,19 +177,40 @@ class Evaluation:
 
 
 class _AmongRanks:
-    """Batches are dealt out to the ranks in turn.
+    """Batches are dealt out to the ranks in turn."""
 
-    Where ranks differ in what batch norm has seen, the main rank encodes all: its statistics are
-    those that a checkpoint has.
-    """
-
-    def __init__(self, place: Place, model: open_clip.CLIP) -> None:
+    def __init__(self, place: Place) -> None:
         self._rank = place.rank
-        self._ranks = 1 if learns_batch_statistics(model) else place.world_size
+        self._ranks = place.world_size
 
     def takes(self, batch: int) -> bool:
         return batch % self._ranks == self._rank
 
     def joined(self, encode: Callable[[], list[Tensor]]) -> list[Tensor]:
-        turns = zip_longest(*on_all(encode))
+        turns = zip_longest(*on_all(partial(_fitting, encode)))
         return [batch for turn in turns for batch in turn if batch is not None]
+
+
+def _fitting(encode: Callable[[], list[Tensor]]) -> list[Tensor]:
+    try:
+        return encode()
+    except torch.OutOfMemoryError as error:
+        raise ValueError(f"lower evaluation.batch_size: {one_line(error)}") from error
+
+
+@contextmanager
+def _statistics_of_main(model: nn.Module) -> Iterator[None]:
+    """Inside, batch norm knows what it has seen on the main rank, as a checkpoint does; collective.
+
+    Otherwise ranks differ in that.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    statistics = [tensor for norm in norms for tensor in norm.buffers(recurse=False)]
+    own = [tensor.clone() for tensor in statistics]
+    for tensor in statistics:
+        dist.broadcast(tensor, 0)
+    try:
+        yield
+    finally:
+        for tensor, value in zip(statistics, own, strict=True):
+            tensor.copy_(value)

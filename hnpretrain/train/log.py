@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hnpretrain.config import without_secrets
 from hnpretrain.shards import storage
 from hnpretrain.train.machine import in_words
 from hnpretrain.train.trackers import Point, Tracker
@@ -22,7 +24,8 @@ class RunLog:
 
     Every line is a JSON object with `event` (`step`, `rejected`, `checkpoint`, ...) and
     `global_step`, the number of steps taken when it was written. Numbers that are not finite, which
-    JSON does not know, are null.
+    JSON does not know, are null; URLs are without their secrets. What cannot be written, on a full
+    disk, is kept and tried again with the next line.
 
     Args:
         run: the run's folder.
@@ -33,6 +36,7 @@ class RunLog:
     """
 
     def __init__(self, run: Path, global_step: int, trackers: Sequence[Tracker] = ()) -> None:
+        self._run = run
         path = run / LOG_NAME
         kept = [
             line
@@ -40,25 +44,38 @@ class RunLog:
             if _is_before(line, global_step)
         ]
         storage.write_bytes(str(path), b"".join(kept))
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("ab", buffering=0)
+        self._pending = b""
+        self._is_told = False
         self._trackers = trackers
         for tracker in trackers:
             tracker.restore(_points(kept))
 
     def write(self, event: str, global_step: int, **fields: Any) -> None:
-        known = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in fields.items()
-        }
-        line = {"event": event, "global_step": global_step, **known}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        line = {"event": event, "global_step": global_step, **_known(without_secrets(fields))}
+        self._append(json.dumps(line).encode() + b"\n")
         if event in _TRACKED:
             for tracker in self._trackers:
                 tracker.add(global_step, _numbers(event, fields))
 
+    def holds(self, event: str, global_step: int) -> bool:
+        """Whether it tells of such an event after so many steps."""
+        return any(line["global_step"] == global_step for line in read_log(self._run, event))
+
+    def _append(self, data: bytes) -> None:
+        self._pending += data
+        try:
+            while self._pending:
+                self._pending = self._pending[self._file.write(self._pending) :]
+        except OSError as error:
+            if not self._is_told:
+                self._is_told = True
+                print(f"{LOG_NAME} cannot be written, and is tried again: {error}", flush=True)
+
     def close(self) -> None:
-        self._file.close()
+        self._append(b"")
+        with contextlib.suppress(OSError):  # of what was told already
+            self._file.close()
         for tracker in self._trackers:
             tracker.close()
 
@@ -136,6 +153,15 @@ def _by_path(path: str, value: Any) -> Iterator[tuple[str, float]]:
             yield from _by_path(f"{path}/{key}", item)
     elif isinstance(value, int | float) and not isinstance(value, bool):
         yield path, value
+
+
+def _known(value: Any) -> Any:
+    """A value as JSON knows it."""
+    if isinstance(value, Mapping):
+        return {key: _known(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_known(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _is_before(line: bytes, global_step: int) -> bool:

@@ -12,19 +12,15 @@ import contextlib
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
 
-from hnpretrain.data.ledger import Ledger, Tally
 from hnpretrain.data.loader import Position
 from hnpretrain.data.samples import Batch
-from hnpretrain.losses import LossOutput
 from hnpretrain.train.caching import forward_backward
-from hnpretrain.train.checkpoint import Progress
-from hnpretrain.train.distributed import Place, process_group, set_timeouts
+from hnpretrain.train.distributed import on_all, process_group, set_timeouts
 from hnpretrain.train.edge import Edge, Wish, meet
 from hnpretrain.train.engine import (
     clipping,
@@ -34,15 +30,12 @@ from hnpretrain.train.engine import (
     skip_step,
 )
 from hnpretrain.train.finite import Remembered, is_overflow, named
-from hnpretrain.train.log import LOG_NAME, RunLog, console_line
-from hnpretrain.train.machine import in_use
 from hnpretrain.train.optimizer import learning_rate
+from hnpretrain.train.report import Interval, StepResult, close_ledger, report
 from hnpretrain.train.settings import TrainSettings, require_shards
 from hnpretrain.train.setup import Run, set_up
 from hnpretrain.train.stopping import Stopped, StopRequest
 
-# Below this many samples the share of rejected ones says nothing.
-_MIN_SAMPLES_FOR_SHARE = 1000
 # Of a step that is skipped, at most so many ranks' keys are named.
 _RANKS_NAMED = 8
 
@@ -63,16 +56,24 @@ def train(settings: TrainSettings) -> None:
         run = set_up(settings, place)
         try:
             with contextlib.closing(run.profiler):
-                _run(run, stop)
+                is_stopped = _run(run, stop)
         finally:
             if run.log:
                 run.log.close()
+        if is_stopped:
+            # Together: torchrun ends the others once one has left, and the main rank may be slow
+            # to close what it tells. The run is saved, whatever they do.
+            with contextlib.suppress(RuntimeError):
+                on_all(lambda: None)
+            raise Stopped
 
 
-def _run(run: Run, stop: StopRequest) -> None:
+def _run(run: Run, stop: StopRequest) -> bool:
+    """Trains to the end of the last epoch, or until a stop: True for that. Collective."""
     settings = run.settings
+    run.evaluation.make_up(run.progress.global_step, run.log)
     saving = _Saving(settings.checkpoint.minutes)
-    interval = _Interval()
+    interval = Interval()
     first_is_over = False
     steps = run.loader.batches(run.progress.position, settings.epochs)
     while True:
@@ -105,15 +106,18 @@ def _run(run: Run, stop: StopRequest) -> None:
         save = save or step % settings.checkpoint.every == 0
         # A checkpoint holds the ledger too, so what was rejected is summed up before it.
         if save or step % settings.log_every == 0:
-            _report(run, interval, position, result)
-            interval = _Interval()
-        # Before the checkpoint, so that a run that goes on from there has it. It is none of the
-        # training's time.
-        interval.started += run.evaluation.after_step(step, run.log)
+            report(run, interval, position, result)
+            interval = Interval()
+        # Before the checkpoint, so that a run that goes on from there has it. But who asks for a
+        # stop may not wait for it: then it is made up where the run goes on.
+        paused = time.perf_counter()
+        if not result.edge.stop:
+            run.evaluation.after_step(step, run.log)
         if save:
             saving.save(run, must=is_last or result.edge.stop)
+        interval.started += time.perf_counter() - paused  # none of the training's time
         if is_last and run.log:
-            _close_ledger(run.log, run.progress)
+            close_ledger(run.log, run.progress)
         if not first_is_over:
             # Compiling, opening and restoring, which take their time, are over.
             set_timeouts(settings.collective_timeout)
@@ -121,7 +125,10 @@ def _run(run: Run, stop: StopRequest) -> None:
         if result.edge.stop and not is_last:
             if run.place.is_main:
                 print(f"stopped at step {step} and saved: the same command goes on", flush=True)
-            raise Stopped
+            return True
+        if result.edge.stop:  # in the last step; the run does not go on
+            run.evaluation.after_step(step, run.log)
+    return False
 
 
 class _Saving:
@@ -154,21 +161,6 @@ class _Saving:
             return
         if run.log:
             run.log.write("checkpoint", step)
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What a step's log line tells.
-
-    Attributes:
-        loss: value, terms and metrics.
-        edge: what the ranks agreed on.
-        lr: learning rate.
-    """
-
-    loss: LossOutput
-    edge: Edge
-    lr: float
 
 
 def train_step(run: Run, batches: Sequence[Batch], rate: float, wish: Wish) -> StepResult:
@@ -240,121 +232,6 @@ def _named(run: Run, batch: Batch, edge: Edge) -> str:
         what, value = ("norm of the gradients", edge.grad_norm)
     first = [(rank, keys[rank]) for rank in ranks[:_RANKS_NAMED]]
     return named(run.progress.global_step, what, value, first)
-
-
-@dataclass
-class _Interval:
-    """What happened since the last log line; times in seconds, FLOPs of the main rank."""
-
-    started: float = field(default_factory=time.perf_counter)
-    steps: int = 0
-    data_wait: float = 0.0
-    flops: float = 0.0
-    tally: Tally = field(default_factory=Tally)
-
-
-def _report(run: Run, interval: _Interval, position: Position, result: StepResult) -> None:
-    """Sums up the interval over all ranks, logs it, and stops the run if too much is broken."""
-    tally = _gather(interval.tally, run.place)
-    total = Ledger()
-    total.add(run.progress.ledger)
-    total.add(tally.ledger)
-    before, run.progress = run.progress.ledger, replace(run.progress, ledger=total)
-    seconds = time.perf_counter() - interval.started
-    step = run.progress.global_step
-    if run.log:
-        _tell(run.log, step, tally, before)
-        for note in tally.notes:
-            if note not in run.noted:  # other workers may meet the same later
-                run.noted.add(note)
-                run.log.write("note", step, text=note)
-                print(note, flush=True)
-        fields: dict[str, Any] = {
-            "epoch": position.epoch,
-            "step": position.step,
-            "loss": result.loss.total.item(),
-            **{name: value.item() for name, value in result.loss.terms.items()},
-            **{name: value.item() for name, value in result.loss.metrics.items()},
-            "logit_scale": result.edge.logit_scale,
-            "grad_norm": result.edge.grad_norm,
-            "lr": result.lr,
-            "samples": total.read,
-            "ledger": total.counts(),
-            "interval": tally.ledger.counts(),
-            **_of_skips(run),
-            **_speed(run, interval, seconds),
-        }
-        run.log.write("step", step, **fields)
-        left = (run.total_steps - step) * seconds / interval.steps
-        line = console_line(step, run.total_steps, fields, result.loss.terms, left)
-        print(line, flush=True)
-    _check_reject_share(run)
-
-
-def _of_skips(run: Run) -> dict[str, Any]:
-    skips = run.progress.skips
-    if run.settings.precision != "fp16":
-        return {"skipped": skips.total}
-    return {
-        "skipped": skips.total,
-        "overflows": skips.overflows,
-        "loss_scale": run.progress.loss_scale.value,
-    }
-
-
-def _speed(run: Run, interval: _Interval, seconds: float) -> dict[str, float]:
-    """How fast the interval's steps were, and what they made of this rank's device."""
-    fields = {
-        "samples_per_second": interval.steps * run.settings.batch_size / seconds,
-        "step_seconds": seconds / interval.steps,
-        "data_wait": interval.data_wait / seconds,
-        "memory": in_use(run.place.device),
-    }
-    if run.peak and interval.flops:
-        fields["tflops"] = interval.flops / seconds / 1e12
-        fields["mfu"] = interval.flops / seconds / run.peak
-    return fields
-
-
-def _tell(log: RunLog, step: int, tally: Tally, before: Ledger) -> None:
-    """Logs by name what was rejected: samples each, shards once a run."""
-    for reject in tally.rejects:
-        log.write("rejected", step, key=reject.key, reason=reject.reason, detail=reject.detail)
-    for shard, why in sorted(tally.ledger.quarantined.items()):
-        if shard not in before.quarantined:
-            log.write("quarantined", step, shard=shard, why=why)
-            print(f"quarantined shard {shard}: {why}", flush=True)
-
-
-def _close_ledger(log: RunLog, progress: Progress) -> None:
-    log.write("ledger", progress.global_step, **progress.ledger.counts())
-    print(f"ledger: {progress.ledger}", flush=True)
-
-
-def _check_reject_share(run: Run) -> None:
-    ledger = run.progress.ledger
-    allowed = run.settings.data.max_reject_share
-    if ledger.read >= _MIN_SAMPLES_FOR_SHARE and ledger.lost > allowed * ledger.read:
-        raise ValueError(
-            f"{ledger.lost} of {ledger.read} samples were rejected, more than "
-            f"data.max_reject_share={allowed}: {ledger}. {run.settings.output}/{LOG_NAME} names "
-            "each sample and shard with its reason"
-        )
-
-
-def _gather(tally: Tally, place: Place) -> Tally:
-    """The sum over all ranks, on all ranks; nothing but counts is sent while all is well."""
-    counts = torch.tensor([tally.ledger.read, not tally.is_plain], device=place.device)
-    dist.all_reduce(counts)
-    read, telling = counts.tolist()
-    if not telling:
-        return Tally(Ledger(read=read))
-    parts = [Tally() for _ in range(place.world_size)]
-    dist.all_gather_object(parts, tally)
-    whole = Tally()
-    for part in parts:
-        whole.add(part)
-    return whole
 
 
 def _after(position: Position, steps_per_epoch: int) -> Position:

@@ -84,6 +84,16 @@ def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.opti
     )
 
 
+def warmup_warning(settings: OptimizerSettings, total_steps: int) -> str:
+    """What people must hear of a run that ends before its peak rate; empty for others."""
+    if settings.warmup_steps < total_steps:
+        return ""
+    return (
+        f"optimizer.warmup_steps={settings.warmup_steps} is not shorter than the run, which has "
+        f"{total_steps} steps: the rate only rises, and at most to optimizer.lr={settings.lr}"
+    )
+
+
 def learning_rate(settings: OptimizerSettings, step: int, total_steps: int) -> float:
     """The rate of a step, counted from 0: linear warm-up to the peak, then a cosine to zero.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -22,6 +23,7 @@ from hnpretrain.train.flops import FlopsCounter
 from hnpretrain.train.log import duration
 from hnpretrain.train.machine import in_words, local_ranks
 from hnpretrain.train.memory import Choice, Job, choose, tensor_bytes
+from hnpretrain.train.optimizer import warmup_warning
 from hnpretrain.train.peaks import device_peak
 from hnpretrain.train.profiling import require_rank
 from hnpretrain.train.settings import TrainSettings, require_shards
@@ -39,8 +41,9 @@ def foresee(settings: TrainSettings, ranks: int, mfu: float = 0.4) -> dict[str, 
 
     Returns:
         JSON values: "settings" as they are resolved, "changed" (those that are no defaults),
-        "data", "texts", "model", "compute", "checkpoint", "memory" and "output_holds_a_run". Sizes
-        are in bytes; those of memory are one rank's.
+        "data", "texts", "model", "compute", "checkpoint", "memory", "warnings" and
+        "output_holds_a_run". Sizes are in bytes; those of memory are one rank's. URLs are without
+        their secrets.
 
     Raises:
         ValueError: the settings do not fit together, or with the data.
@@ -69,6 +72,7 @@ def foresee(settings: TrainSettings, ranks: int, mfu: float = 0.4) -> dict[str, 
     values["micro_batches"] = choice.micro_batches
     parameters = list(model.model.parameters())
     total_steps = plan.steps_per_epoch * settings.epochs
+    warning = warmup_warning(settings.optimizer, total_steps)
     tokens = _tokens(job, captions)
     tokens_a_step = tokens["tokens_a_sample"] * settings.batch_size
     return {
@@ -81,7 +85,7 @@ def foresee(settings: TrainSettings, ranks: int, mfu: float = 0.4) -> dict[str, 
             "shards": plan.shards,
             "samples_left_out": plan.left_out,
             "samples_left_out_of": {
-                each.folder: left_out
+                config.without_secrets(each.folder): left_out
                 for each, left_out in zip(mixture.data_sets, plan.left_out_of, strict=True)
             },
             "steps_per_epoch": plan.steps_per_epoch,
@@ -106,6 +110,7 @@ def foresee(settings: TrainSettings, ranks: int, mfu: float = 0.4) -> dict[str, 
         "compute": _compute(job, captions, tokens_a_step, total_steps, mfu),
         "checkpoint": {"bytes": _checkpoint_bytes(job), "kept": settings.checkpoint.keep},
         "memory": _memory(choice, device),
+        "warnings": [warning] if warning else [],
         "output_holds_a_run": latest_checkpoint(Path(settings.output)) is not None,
     }
 
@@ -170,14 +175,17 @@ def _memory(choice: Choice, device: torch.device) -> dict[str, Any]:
 
 
 def show(foreseen: Mapping[str, Any], console: Console | None = None) -> None:
-    """Prints what `foresee` gave."""
+    """Prints what `foresee` gave, the settings first."""
     console = console or Console(highlight=False)
     data, texts, model = foreseen["data"], foreseen["texts"], foreseen["model"]
     settings, memory = foreseen["settings"], foreseen["memory"]
     compute, checkpoint = foreseen["compute"], foreseen["checkpoint"]
     saved = 1 - texts["tokens_a_sample"] / texts["padded_tokens_a_sample"]
     changed = {key: str(value) for key, value in foreseen["changed"].items()}
-    _print_table(console, "Settings that are no defaults", changed)
+    resolved = yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=200)
+    console.print("Settings", style="bold")
+    console.print(resolved, markup=False, soft_wrap=True)
+    _print_table(console, "Those that are no defaults", changed)
     _print_table(
         console,
         "The run",
@@ -211,8 +219,9 @@ def show(foreseen: Mapping[str, Any], console: Console | None = None) -> None:
         rows["there are"] = in_words(memory["budget"])
         title = f"Memory of a rank in a step on this machine ({memory['device']}), estimated"
         _print_table(console, title, rows)
-    if memory["note"]:
-        console.print(memory["note"])
+    for note in (memory["note"], *foreseen["warnings"]):
+        if note:
+            console.print(note, markup=False)
     if foreseen["output_holds_a_run"]:
         console.print(
             f"{settings['output']} holds a run already, with which `train` would go on if that has "

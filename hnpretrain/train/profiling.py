@@ -96,10 +96,14 @@ class StepProfiler:
         )
 
     def _write(self, trace: Any) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_name(f".{self._path.name}")
-        trace.export_chrome_trace(str(temporary))
-        temporary.replace(self._path)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            trace.export_chrome_trace(str(temporary))
+            temporary.replace(self._path)
+        except (OSError, RuntimeError) as error:  # a trace is not worth a training
+            print(f"profile: {self._path} could not be written: {error}", flush=True)
+            return
         print(f"profile: {self._path}; https://ui.perfetto.dev opens it", flush=True)
 
     def _stop(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from hnpretrain.config import require_one_of
@@ -17,6 +16,8 @@ from hnpretrain.train.profiling import ProfileSettings
 from hnpretrain.train.trackers import LogSettings
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+_SEEDS = 2**63  # that torch's generators take
+_TIMEOUTS = (0.01, 43200)  # minutes; 30 days
 
 
 @dataclass
@@ -42,7 +43,7 @@ class TrainSettings:
         max_skipped: steps in a row whose loss or gradients are not finite, and which are skipped;
             one more stops the run.
         collective_timeout: minutes that a rank waits for the others, once the first step is taken;
-            then the run ends, since one of them is gone.
+            then the run ends, since one of them is gone. More than a shard may take that hangs.
     """
 
     output: str = "runs/default"
@@ -55,7 +56,7 @@ class TrainSettings:
     log_every: int = 10
     ema: float = 0.0
     max_skipped: int = 5
-    collective_timeout: float = 10.0
+    collective_timeout: float = 60.0
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     loss: LossSettings = field(default_factory=LossSettings)
@@ -72,14 +73,18 @@ class TrainSettings:
         for name in ("epochs", "batch_size", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("micro_batches", "seed", "max_skipped"):
+        if not 0 <= self.seed < _SEEDS:
+            raise ValueError(f"seed={self.seed} must be from 0 to {_SEEDS - 1}")
+        for name in ("micro_batches", "max_skipped"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema={self.ema} must be a decay from 0 (none) to below 1")
-        if not 0 < self.collective_timeout < math.inf:
+        least, most = _TIMEOUTS
+        if not least <= self.collective_timeout <= most:  # also refuses NaN
             raise ValueError(
-                f"collective_timeout={self.collective_timeout} must be a number of minutes above 0"
+                f"collective_timeout={self.collective_timeout} must be a number of minutes from "
+                f"{least} to {most}"
             )
         if storage.is_url(self.output):
             raise ValueError(

@@ -40,6 +40,7 @@ from hnpretrain.train.flops import FlopsCounter
 from hnpretrain.train.log import RunLog
 from hnpretrain.train.machine import local_ranks
 from hnpretrain.train.memory import Job, choose, told
+from hnpretrain.train.optimizer import warmup_warning
 from hnpretrain.train.peaks import device_peak
 from hnpretrain.train.profiling import StepProfiler, require_rank
 from hnpretrain.train.settings import TrainSettings
@@ -263,12 +264,15 @@ def _announce(
     )
     if len(mixture.data_sets) > 1:
         for each, left_out in zip(mixture.data_sets, plan.left_out_of, strict=True):
-            print(f"  {left_out} of {each.folder}")
+            print(f"  {left_out} of {config.without_secrets(each.folder)}")
     if settings.data.negatives > mixture.max_negatives:
         print(
             f"data.negatives={settings.data.negatives}, but these shards hold at most "
             f"{mixture.max_negatives} a caption: the rest is masked"
         )
+    warning = warmup_warning(settings.optimizer, settings.epochs * plan.steps_per_epoch)
+    if warning:
+        print(warning)
     if before is None:
         return
     if progress.global_step >= settings.epochs * plan.steps_per_epoch:

@@ -31,13 +31,14 @@ class Stopped(SystemExit):
 class StopRequest:
     """Whether a signal has asked this process to stop; listens inside its `with` block.
 
-    The first signal is noted. Another one, more than five seconds later, ends the process at once,
-    as if nobody listened.
+    The first signal is noted. The same one again, more than five seconds later, ends the process at
+    once, as if nobody listened. Another one does not: schedulers send SIGUSR1 ahead and SIGTERM at
+    the end, which may meet the run while it saves.
     """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
-        self._since = 0.0
+        self._since: dict[int, float] = {}
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -58,7 +59,8 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self.signal is None:
-            self.signal, self._since = signal.Signals(number), time.monotonic()
-        elif time.monotonic() - self._since > _ONE_SIGNAL:
+            self.signal = signal.Signals(number)
+        now = time.monotonic()
+        if now - self._since.setdefault(number, now) > _ONE_SIGNAL:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

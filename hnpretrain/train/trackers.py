@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from hnpretrain.config import without_secrets
+from hnpretrain.models.build import one_line
 from hnpretrain.shards import storage
 
 TENSORBOARD_FOLDER = "tensorboard"
@@ -78,6 +79,9 @@ def open_trackers(
 ) -> list[Tracker]:
     """What the settings ask for.
 
+    None of them ends a training that has begun: one that fails later, or cannot go on where the run
+    goes on, says so once and is left out.
+
     Args:
         run: the run's folder.
         global_step: where the run goes on.
@@ -85,14 +89,62 @@ def open_trackers(
 
     Raises:
         ValueError: a package is missing, or Weights & Biases cannot begin.
+        OSError: TensorBoard's folder cannot be written.
     """
     require_packages(settings)
     trackers: list[Tracker] = []
     if settings.tensorboard:
-        trackers.append(_TensorBoard(run / TENSORBOARD_FOLDER, global_step))
+        folder = run / TENSORBOARD_FOLDER
+        trackers += _opened(
+            "TensorBoard", lambda: _TensorBoard(folder, global_step), has_begun=folder.exists()
+        )
     if settings.wandb:
-        trackers.append(_Wandb(settings.wandb, run, config))
+        trackers += _opened(
+            "Weights & Biases",
+            lambda: _Wandb(settings.wandb, run, config),
+            has_begun=(run / WANDB_NAME).is_file(),
+        )
     return trackers
+
+
+def _opened(name: str, make: Callable[[], Tracker], has_begun: bool) -> list[Tracker]:
+    """The tracker, or none if it has begun in a run before and fails now."""
+    try:
+        return [_Bounded(name, make())]
+    except Exception as error:  # whatever such a library may raise
+        if not has_begun:
+            raise
+        print(f"{name} cannot go on, and is told nothing: {one_line(error)}", flush=True)
+        return []
+
+
+class _Bounded:
+    """A tracker whose failure is its own: it is told to people once, and the tracker no more.
+
+    The training goes on, and log.jsonl has it all.
+    """
+
+    def __init__(self, name: str, tracker: Tracker) -> None:
+        self._name = name
+        self._tracker: Tracker | None = tracker
+
+    def restore(self, points: Iterable[Point]) -> None:
+        self._let(lambda tracker: tracker.restore(points))
+
+    def add(self, step: int, numbers: Mapping[str, float]) -> None:
+        self._let(lambda tracker: tracker.add(step, numbers))
+
+    def close(self) -> None:
+        self._let(lambda tracker: tracker.close())
+
+    def _let(self, act: Callable[[Tracker], None]) -> None:
+        if self._tracker is None:
+            return
+        try:
+            act(self._tracker)
+        except Exception as error:  # whatever such a library may raise
+            self._tracker = None
+            print(f"{self._name} has failed, and is told no more: {one_line(error)}", flush=True)
 
 
 class _TensorBoard:
@@ -127,12 +179,12 @@ class _Wandb:
     def __init__(self, project: str, run: Path, config: Mapping[str, Any]) -> None:
         import wandb
 
-        self._error = wandb.Error
-        self._is_lost = False
+        path = run / WANDB_NAME
+        identity = json.loads(path.read_bytes()) if path.is_file() else {"id": secrets.token_hex(8)}
         try:
             self._run = wandb.init(
                 project=project,
-                id=_wandb_id(run / WANDB_NAME),
+                id=identity["id"],
                 name=run.name,
                 dir=str(run),
                 resume="allow",
@@ -143,11 +195,12 @@ class _Wandb:
                     console="off", disable_code=True, disable_git=True, x_disable_meta=True
                 ),
             )
-        except wandb.Error as error:
+        except Exception as error:  # its own, and those of what it stands on
             raise ValueError(
-                f"log.wandb={project}: Weights & Biases cannot begin: {error}. Log in "
+                f"log.wandb={project}: Weights & Biases cannot begin: {one_line(error)}. Log in "
                 "(`wandb login`), set WANDB_MODE=offline, or unset log.wandb"
             ) from error
+        storage.write_bytes(str(path), json.dumps(identity).encode())  # it has begun
         self._next = self._run.step  # after what its server has
 
     def restore(self, points: Iterable[Point]) -> None:
@@ -155,33 +208,8 @@ class _Wandb:
             self.add(step, numbers)
 
     def add(self, step: int, numbers: Mapping[str, float]) -> None:
-        if step < self._next or self._is_lost:
-            return
-        try:
+        if step >= self._next:
             self._run.log(dict(numbers), step=step)
-        except (self._error, OSError) as error:
-            # Its helper process has ended. The training has not, and log.jsonl has it all.
-            self._is_lost = True
-            print(f"Weights & Biases has failed, and is told no more: {error}", flush=True)
 
     def close(self) -> None:
-        if not self._is_lost:
-            self._run.finish()
-
-
-def _wandb_id(path: Path) -> str:
-    """The id that a file keeps; it is written if it is not there."""
-    if not path.is_file():
-        storage.write_bytes(str(path), json.dumps({"id": secrets.token_hex(8)}).encode())
-    return json.loads(path.read_bytes())["id"]
-
-
-def without_secrets(value: Any) -> Any:
-    """A setting without what URLs may carry of passwords, keys and signatures."""
-    if isinstance(value, Mapping):
-        return {key: without_secrets(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_secrets(item) for item in value]
-    if isinstance(value, str) and "://" in value:
-        return re.sub(r"\?\S*", "", re.sub(r"://[^/@\s]*@", "://", value))
-    return value
+        self._run.finish()

@@ -10,6 +10,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from hnpretrain.train.log import read_log
 from tests.support.datasets import tile, write_dataset
@@ -115,6 +116,33 @@ def test_a_bad_shard_ends_the_run_on_all_ranks(tmp_path: Path, bad: Path) -> Non
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 1
     assert f"error: shard {bad}/{MISSING}: [Errno 2] No such file or directory" in output
+
+
+def test_passwords_in_paths_are_neither_kept_nor_told(
+    tmp_path: Path, bad: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a store that takes them in its URLs; one of its shards is quarantined."""
+
+    class Store(LocalFileSystem):
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return str(super()._strip_protocol(path.removeprefix("store://me:my-secret@")))
+
+    fsspec.register_implementation("store", Store, clobber=True)
+    write_dataset(tmp_path / "others", (tile(i) for i in range(100, 117)), per_shard=17)
+    urls = [f"store://me:my-secret@{folder}" for folder in (bad, tmp_path / "others")]
+    mixture = ", ".join(f"'{url}': 1.0" for url in urls)
+    options = ("data.shards=''", f"data.mixture={{{mixture}}}", f"output={tmp_path / 'run'}", *SKIP)
+    train_here(recipe(tmp_path, bad), *options, "epochs=1")
+    train_here(recipe(tmp_path, bad), *options)
+    (quarantined,) = read_log(tmp_path / "run", "quarantined")
+    assert quarantined["shard"] == f"store://{bad}/{MISSING}"
+    told = capsys.readouterr().out
+    assert f" of store://{bad}\n" in told
+    assert "my-secret" not in told
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert {"config.yaml", "log.jsonl", "state.json"} <= {path.name for path in files}
+    assert not [path for path in files if b"my-secret" in path.read_bytes()]
 
 
 def test_too_many_lost_samples_stop_the_run_with_the_list(tmp_path: Path, bad: Path) -> None:

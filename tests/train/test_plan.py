@@ -1,6 +1,7 @@
 """`hnpretrain plan`: what it tells is what a training then does."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -126,9 +127,34 @@ def test_no_time_is_made_up(recipe, capsys):
 
 def test_what_is_shown_fits_on_a_screen(recipe, capsys):
     plan.show(foreseen(recipe, "log.peak_tflops=2"))
-    shown = capsys.readouterr().out
+    _, _, shown = capsys.readouterr().out.partition("Those that are no defaults")
     assert "at 40% (MFU) of 1 x 2 TFLOP/s" in " ".join(shown.split())
     assert len(shown.splitlines()) < 50
+
+
+def test_all_settings_are_shown_first_and_can_be_trained_with(tmp_path, recipe, shards, capsys):
+    signed = shutil.copytree(shards, tmp_path / "shards?sig=my-secret")
+    mixture = f"data.mixture={{'file://{signed}': 1.0}}"
+    told = foreseen(recipe, "data.shards=''", mixture)
+    assert told["settings"]["data"]["mixture"] == {f"file://{tmp_path}/shards": 1.0}
+    plan.show(told)
+    shown = capsys.readouterr().out
+    assert "my-secret" not in shown
+    assert "my-secret" not in json.dumps(told)
+    title, _, rest = shown.partition("\n")
+    assert title == "Settings"
+    (tmp_path / "shown.yaml").write_text(rest.partition("Those that are no defaults")[0])
+    resolved = config.load(TrainSettings, tmp_path / "shown.yaml")
+    assert config.to_dict(resolved) == told["settings"]
+
+
+def test_a_warm_up_as_long_as_the_run_is_told(tmp_path, recipe, capsys):
+    message = "optimizer.warmup_steps=10 is not shorter than the run, which has 10 steps"
+    plan.show(foreseen(recipe, "optimizer.warmup_steps=10"))
+    assert message in " ".join(capsys.readouterr().out.split())
+    assert foreseen(recipe, "optimizer.warmup_steps=9")["warnings"] == []
+    train_here(recipe, f"output={tmp_path}/run", "optimizer.warmup_steps=10")
+    assert message in capsys.readouterr().out
 
 
 def test_an_mfu_above_1_is_refused(recipe):

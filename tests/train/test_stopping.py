@@ -2,15 +2,26 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from fsspec.asyn import AsyncFileSystem
+from fsspec.exceptions import FSTimeoutError
 
+from hnpretrain.data.mixture import read_mixture
+from hnpretrain.data.plan import Run
+from hnpretrain.data.streams import ShardSet
+from hnpretrain.shards import storage
 from hnpretrain.train import loop, stopping
 from hnpretrain.train.edge import Wish
 from hnpretrain.train.log import read_log
+from hnpretrain.train.settings import TrainSettings
 from tests.support.datasets import tile, write_dataset
 from tests.support.training import (
     clean_environment,
@@ -71,16 +82,20 @@ def test_a_signal_in_the_last_step_is_no_stop(tmp_path, recipe, monkeypatch):
     assert len(loss_lines(tmp_path / "run")) == 10
 
 
-def test_a_second_signal_ends_at_once():
-    """But not one that comes with the first, which a scheduler sent to launcher and ranks alike."""
+def test_the_same_signal_again_ends_at_once():
+    """But not one that comes with the first, which a scheduler sent to launcher and ranks alike.
+
+    Nor another one: SIGUSR1 ahead and SIGTERM at the limit may meet a run that saves.
+    """
     script = (
         "import os, signal, time\n"
         "from hnpretrain.train import stopping\n"
         "with stopping.StopRequest() as stop:\n"
         "    os.kill(os.getpid(), signal.SIGUSR2)\n"
+        "    os.kill(os.getpid(), signal.SIGUSR2)\n"
+        "    stopping._ONE_SIGNAL = 0.0\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    print(stop.signal.name, flush=True)\n"
-        "    stopping._ONE_SIGNAL = 0.0\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    time.sleep(60)\n"
     )
@@ -109,6 +124,91 @@ def test_the_launcher_hands_it_on_and_tells_that_the_run_is_saved(tmp_path, reci
     step = read_log(tmp_path / "run", "step")[-1]["global_step"]
     assert f"stopped at step {step} and saved" in output
     assert (tmp_path / "run/checkpoints/latest").read_text() == f"step_{step:08d}"
+
+
+def node(recipe, run, port, nodes=2):
+    """Starts what a node of a cluster would run."""
+    command = [sys.executable, "-m", "launch.torchrun", "--nproc_per_node=1", f"--nnodes={nodes}"]
+    command += ["--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{port}", "--rdzv_id=7"]
+    command += ["-m", "hnpretrain.train", str(recipe), f"output={run}", "epochs=2000"]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean_environment()
+    )
+
+
+@pytest.fixture
+def port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_of_two_nodes_one_gets_the_signal(tmp_path, recipe, port):
+    nodes = [node(recipe, tmp_path / "run", port) for _ in range(2)]
+    try:
+        wait_for_lines(nodes[0], tmp_path / "run", 5)
+        nodes[1].send_signal(signal.SIGUSR1)
+        told = [each.communicate(timeout=100) for each in nodes]
+    finally:
+        for each in nodes:
+            end(each)
+    assert [each.returncode for each in nodes] == [75, 75], told
+    step = read_log(tmp_path / "run", "step")[-1]["global_step"]
+    assert (tmp_path / "run/checkpoints/latest").read_text() == f"step_{step:08d}"
+
+
+def test_a_node_that_waits_for_another_ends_on_a_signal(tmp_path, recipe, port):
+    process = node(recipe, tmp_path / "run", port)
+    try:
+        deadline = time.monotonic() + 100
+        while socket.socket().connect_ex(("127.0.0.1", port)):  # nobody listens yet
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=60)
+    finally:
+        end(process)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert error == "stopped: the same command goes on from the last checkpoint\n"
+
+
+def test_ranks_wait_longer_than_for_a_shard_that_hangs(shards, monkeypatch):
+    """Each request of a block is answered at the last try, and as late as it may be."""
+    mixture = read_mixture({str(shards): 1.0})
+    clock = 0.0
+    tries = Counter()
+
+    def wait(seconds):
+        nonlocal clock
+        clock += seconds
+
+    class Hanging(AsyncFileSystem):
+        def _answer(self, asked, seconds, answer):
+            wait(seconds)
+            tries[asked] += 1
+            if tries[asked] % storage._ATTEMPTS:
+                raise FSTimeoutError
+            return answer
+
+        def info(self, path, timeout):
+            size = Path(path).stat().st_size
+            return self._answer(path, timeout, {"type": "file", "size": size})
+
+        def cat_file(self, path, start, end, timeout):
+            del timeout  # of the few bytes that these are; a large block has full requests
+            seconds = storage._seconds_for(storage._REQUEST_BYTES)
+            return self._answer((path, start), seconds, Path(path).read_bytes()[start:end])
+
+    monkeypatch.setattr(storage, "filesystem", lambda path: (Hanging(), path))
+    monkeypatch.setattr(storage, "time", SimpleNamespace(monotonic=lambda: clock, sleep=wait))
+    monkeypatch.setattr(storage, "random", SimpleNamespace(random=lambda: 1.0))
+    samples = ShardSet(mixture).read(Run(shard=0, start=0, stop=17, passage=0))
+    assert len(samples) == 17
+    assert len(tries) == 4  # the marker's size and bytes, the shard's likewise
+    one_more = storage._ATTEMPTS * storage._seconds_for(storage._REQUEST_BYTES)
+    assert clock + one_more < 60 * TrainSettings().collective_timeout
 
 
 def test_a_rank_that_hangs_is_noticed(tmp_path, recipe):

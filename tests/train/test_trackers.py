@@ -2,14 +2,17 @@
 
 import importlib.util
 import json
+import math
 import sys
 import types
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from hnpretrain.train import loop
 from hnpretrain.train.log import RunLog, read_log
-from hnpretrain.train.trackers import LogSettings, open_trackers, without_secrets
+from hnpretrain.train.stopping import Stopped
+from hnpretrain.train.trackers import LogSettings, open_trackers
 from tests.support.datasets import tile, write_dataset
 from tests.support.training import train_here, write_recipe
 
@@ -123,20 +126,17 @@ def test_wandb_is_told_a_step_once(tmp_path, wandb):
 
 def test_wandb_learns_no_secrets(tmp_path, wandb, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "my-secret")
-    config = {"data": {"shards": "https://me:my-secret@store/shards?X-Amz-Signature=my-secret"}}
+    url = "https://me:my-secret@store/shards?X-Amz-Signature=my-secret"
+    config = {"data": {"shards": url, "mixture": {url: 0.5}}}
     write_steps(tmp_path, LogSettings(wandb="clip"), 0, 1, value=0, config=config)
     (init,) = wandb.inits
-    assert init["config"] == {"data": {"shards": "https://store/shards"}}
+    clean = "https://store/shards"
+    assert init["config"] == {"data": {"shards": clean, "mixture": {clean: 0.5}}}
     assert "my-secret" not in repr(wandb.__dict__)
     (settings,) = wandb.settings
     assert settings["console"] == "off"
     assert settings["disable_git"]
     assert settings["x_disable_meta"]
-
-
-def test_other_settings_stay_as_they_are():
-    config = {"a": [1, None, "what?"], "b": {"c": "s3://bucket/a@b/{0..9}.tar"}}
-    assert without_secrets(config) == config
 
 
 def test_wandb_that_fails_on_the_way_does_not_stop_the_run(tmp_path, wandb, capsys):
@@ -149,11 +149,73 @@ def test_wandb_that_fails_on_the_way_does_not_stop_the_run(tmp_path, wandb, caps
     assert len(read_log(tmp_path, "step")) == 3
 
 
+@pytest.mark.parametrize("when", ["add_scalar", "flush", "close"])
+def test_tensorboard_that_fails_on_the_way_does_not_either(tmp_path, monkeypatch, capsys, when):
+    log = RunLog(tmp_path, 0, open_trackers(LogSettings(tensorboard=True), tmp_path, 0, {}))
+    full = OSError(28, "No space left on device")
+
+    def failing(*_):
+        raise full
+
+    monkeypatch.setattr(f"torch.utils.tensorboard.SummaryWriter.{when}", failing)
+    for step in (1, 2, 3):
+        log.write("step", step, loss=0.0)
+    log.close()
+    assert capsys.readouterr().out == f"TensorBoard has failed, and is told no more: {full}\n"
+    assert len(read_log(tmp_path, "step")) == 3
+
+
+def test_a_stop_keeps_its_status_when_what_is_closed_fails(
+    tmp_path, shards, wandb, monkeypatch, capsys
+):
+    """A run's trackers and its trace; and it is told that they have failed.
+
+    No rank leaves before they are closed: torchrun would then end the main rank in the middle.
+    """
+    path = write_recipe(tmp_path / "recipe.yaml", shards, batch_size=8, epochs=9)
+    take = loop.train_step
+
+    def stopped(run, batches, rate, wish):
+        return take(run, batches, rate, wish._replace(stop=run.progress.global_step == 2))
+
+    def failing(*_):
+        order.append("close")
+        raise OSError(28, "No space left on device")
+
+    order = []
+    monkeypatch.setattr(loop, "on_all", lambda _: order.append("all ranks"))
+    monkeypatch.setattr(loop, "train_step", stopped)
+    monkeypatch.setattr(wandb, "finish", failing)
+    monkeypatch.setattr("torch.profiler.profile.export_chrome_trace", failing)
+    with pytest.raises(Stopped):
+        train_here(path, f"output={tmp_path}/run", "log.wandb=clip", "profile={steps: 5, first: 2}")
+    assert order == ["close", "close", "all ranks"]
+    told = capsys.readouterr().out
+    assert "Weights & Biases has failed" in told
+    assert "rank_0.json.gz could not be written: [Errno 28]" in told
+
+
+def test_a_run_goes_on_where_wandb_cannot(tmp_path, wandb, capsys):
+    """A run that is preempted while wandb's server is away must not end with that."""
+    settings = LogSettings(wandb="clip", tensorboard=True)
+    write_steps(tmp_path, settings, 0, 2, value=100)
+    wandb.failure = RuntimeError("its server is away")
+    write_steps(tmp_path, settings, 2, 4, value=100)
+    assert "Weights & Biases cannot go on" in capsys.readouterr().out
+    assert curves(tmp_path)["train/loss"] == [(1, 101), (2, 102), (3, 103), (4, 104)]
+    wandb.failure, wandb.step = None, 3
+    write_steps(tmp_path, settings, 4, 5, value=100)
+    assert losses(wandb) == [(1, 101), (2, 102), (3, 103), (4, 104), (5, 105)]
+    assert len({init["id"] for init in wandb.inits}) == 1
+
+
 def test_wandb_that_cannot_begin_is_refused(tmp_path, shards, wandb):
+    """Also the second time: it has not begun."""
     wandb.failure = wandb.Error("no API key configured")
     path = write_recipe(tmp_path / "recipe.yaml", shards, batch_size=8)
-    with pytest.raises(ValueError, match=r"log.wandb=clip: .*no API key configured.*wandb login"):
-        train_here(path, f"output={tmp_path}/run", "log.wandb=clip")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"log.wandb=clip: .*no API key.*wandb login"):
+            train_here(path, f"output={tmp_path}/run", "log.wandb=clip")
 
 
 @pytest.mark.parametrize("override", ["log.wandb=clip", "log.tensorboard=true"])
@@ -169,6 +231,35 @@ def test_a_missing_package_is_named(tmp_path, shards, monkeypatch, override):
     with pytest.raises(ValueError, match=rf"pip install 'hnpretrain\[{name}\]'"):
         train_here(path, f"output={tmp_path}/run", override)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_delays_the_log(tmp_path, capsys):
+    log = RunLog(tmp_path, 0)
+    log.write("step", 1, loss=0.0)
+
+    class Full:
+        def write(self, data):
+            if len(data) < 9:
+                raise OSError(28, "No space left on device")
+            return file.write(data[:9])  # what there was room for
+
+    file, log._file = log._file, Full()
+    log.write("step", 2, loss=math.inf, ledger={"a": math.nan, "b": [1, -math.inf]})
+    log.write("step", 3, loss=0.0, shard="s3://me:my-secret@bucket/1.tar")
+    assert capsys.readouterr().out.count("log.jsonl cannot be written") == 1
+    log._file = file
+    log.close()
+    text = (tmp_path / "log.jsonl").read_text()
+    assert [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()] == [
+        {"event": "step", "global_step": 1, "loss": 0.0},
+        {
+            "event": "step",
+            "global_step": 2,
+            "loss": None,
+            "ledger": {"a": None, "b": [1, None]},
+        },
+        {"event": "step", "global_step": 3, "loss": 0.0, "shard": "s3://bucket/1.tar"},
+    ]
 
 
 def test_a_training_tells_what_its_log_tells(tmp_path, shards, wandb):

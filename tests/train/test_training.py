@@ -179,7 +179,14 @@ def test_broken_samples_are_named_in_the_log_and_stop_the_run(tmp_path):
         ("zero_stage=4", "zero_stage=4 is not one of 0, 1, 2, 3"),
         ("ema=1", "ema=1.0 must be a decay from 0"),
         ("max_skipped=-1", "max_skipped=-1 must not be negative"),
-        ("collective_timeout=0", "collective_timeout=0.0 must be a number of minutes"),
+        ("collective_timeout=1e-9", r"collective_timeout=1e-09 must be a number .* from 0.01 to"),
+        (
+            "collective_timeout=1e13",
+            r"collective_timeout=10000000000000\.0 must be a number .* to 43200",
+        ),
+        ("collective_timeout=nan", "collective_timeout=nan must be a number of minutes"),
+        (f"seed={2**70}", f"seed={2**70} must be from 0 to {2**63 - 1}"),
+        ("seed=-1", "seed=-1 must be from 0 to"),
         ("loss.scope=globl", "did you mean 'global'"),
         ("loss.objective=ce-clip", "did you mean 'ceclip'"),
         ("loss.weights.rnk=0.2", "did you mean 'rank'"),
@@ -195,9 +202,10 @@ def test_wrong_settings(tmp_path, shards, override, message):
 
 def test_the_resolved_config_is_kept(tmp_path, shards):
     path = recipe(tmp_path, shards, epochs=1, micro_batches=0)
-    train_here(path, f"output={tmp_path}/run", "seed=3")
+    largest = (f"seed={2**63 - 1}", "collective_timeout=43200")
+    train_here(path, f"output={tmp_path}/run", *largest)
     text = (tmp_path / "run/config.yaml").read_text()
-    assert "seed: 3\n" in text
+    assert "seed: 9223372036854775807\n" in text
     assert "streams: 8\n" in text  # chosen, since the recipe gives none
     assert "micro_batches: 1\n" in text  # likewise
     *_, last, ledger = map(json.loads, (tmp_path / "run/log.jsonl").read_text().splitlines())
