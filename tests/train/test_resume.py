@@ -1,5 +1,6 @@
 """A run that is killed anywhere and started again must tell the same story as one left alone."""
 
+import os
 import random
 import shutil
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from hnpretrain.models.store import latest_checkpoint
+from hnpretrain.train import checkpoint, loop
+from hnpretrain.train.edge import Wish
+from hnpretrain.train.log import read_log
 from tests.support.datasets import tile, write_dataset
 from tests.support.training import kill_after, loss_lines, start, train, train_here, write_recipe
 
@@ -175,13 +179,61 @@ def test_a_save_that_is_cut_off_leaves_the_checkpoint_before(tmp_path, shards, r
     assert [line["global_step"] for line in loss_lines(run)] == list(range(1, STEPS + 1))
 
 
-def test_a_half_written_checkpoint_is_neither_found_nor_kept_count(tmp_path, shards, run):
+def names_of(run):
+    return sorted(path.name for path in (run / "checkpoints").glob("step_*"))
+
+
+def test_half_written_checkpoints_are_not_found_and_make_room(tmp_path, shards, run, monkeypatch):
+    """They are removed before the next one is written: a disk could be full of them."""
     newest = latest_checkpoint(run)
     assert newest.name == "step_00000012"
-    half = run / "checkpoints" / "step_00000099"
-    half.mkdir()
-    (half / "mp_rank_00_model_states.pt").write_bytes(b"half")
+    half, own = (run / "checkpoints" / name for name in ("step_00000099", "step_00000005.mine"))
+    for folder in (half, own):
+        folder.mkdir()
+        (folder / STATES).write_bytes(b"half")
     assert latest_checkpoint(run) == newest
+    there = []
+    write = checkpoint.write_config
+
+    def looked(*arguments):
+        there.append(half.exists())
+        write(*arguments)
+
+    monkeypatch.setattr(checkpoint, "write_config", looked)
     train_here(recipe(tmp_path, shards, epochs=2), f"output={run}")
-    kept = sorted(p.name for p in (run / "checkpoints").glob("step_*"))
-    assert kept == ["step_00000020", "step_00000024", "step_00000099"]
+    assert there == [False, False, False]
+    assert names_of(run) == ["step_00000005.mine", "step_00000020", "step_00000024"]
+
+
+def test_a_run_that_is_set_back_keeps_what_it_can_go_on_from(tmp_path, shards, run, monkeypatch):
+    """The later checkpoint is not one of its own any more, and may be damaged."""
+    cut(latest_checkpoint(run))
+    (run / "checkpoints/latest").write_text("step_00000010")
+    take = loop.train_step
+
+    def stopped(run, batches, rate, _):
+        return take(run, batches, rate, Wish(stop=run.progress.global_step == 10))
+
+    monkeypatch.setattr(loop, "train_step", stopped)
+    with pytest.raises(SystemExit):
+        train_here(recipe(tmp_path, shards, epochs=2), f"output={run}")
+    assert names_of(run) == ["step_00000010", "step_00000011"]
+
+
+def test_an_old_checkpoint_that_cannot_be_removed(tmp_path, shards, run, monkeypatch, capsys):
+    """On NFS a file that another process has open cannot be; the new checkpoint is good."""
+    old = run / "checkpoints/step_00000010"
+    (old / ".nfs0001").touch()
+    unlink, tries = os.unlink, iter(range(99))
+
+    def busy(path, **options):
+        if ".nfs" in os.fspath(path) and next(tries) < 2:
+            raise OSError(16, "Device or resource busy")
+        unlink(path, **options)
+
+    monkeypatch.setattr(os, "unlink", busy)
+    train_here(recipe(tmp_path, shards, epochs=2), f"output={run}")
+    told = capsys.readouterr().out
+    assert told.count(f"{old} could not be removed ([Errno 16] Device or resource busy)") == 2
+    assert not read_log(run, "checkpoint failed")
+    assert names_of(run) == ["step_00000020", "step_00000024"]
