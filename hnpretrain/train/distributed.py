@@ -117,9 +117,11 @@ def on_all(work: Callable[[], T]) -> list[T]:
         own = error
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, own)
-    for each in found:
-        if isinstance(each, Exception):
-            raise each
+    errors = {rank: each for rank, each in enumerate(found) if isinstance(each, Exception)}
+    for rank, error in errors.items():
+        if len(errors) == len(found):
+            raise error
+        raise OSError(f"{error} (on rank {rank}, not on all)") from error
     return found
 
 
