@@ -1,7 +1,7 @@
 """What a training is made of, on this rank, and how it is set up.
 
-1. See that the ranks have the same settings and indexes, make the plan, build the model, choose the micro-batches, wrap the model in a
-   DeepSpeed engine.
+1. See that the ranks have the same settings and indexes, make the plan, build the model, choose the
+   micro-batches, wrap the model in a DeepSpeed engine.
 2. Restore the latest checkpoint of the run's folder, if there is one.
 """
 
@@ -98,10 +98,10 @@ def set_up(settings: TrainSettings, place: Place) -> Run:
     if before and not settings.data.streams:
         # A run that goes on keeps the number of streams that was chosen when it began.
         settings = replace(settings, data=replace(settings.data, streams=before.data.streams))
-    if latest and before and not settings.micro_batches:
+    ranks = on_main(lambda: ranks_of(latest)) if latest else 0
+    if before and not settings.micro_batches and ranks == place.world_size:
         # Likewise of micro-batches, on which draws depend; on other ranks they differ anyway.
-        if on_main(lambda: ranks_of(latest)) == place.world_size:
-            settings = replace(settings, micro_batches=before.micro_batches)
+        settings = replace(settings, micro_batches=before.micro_batches)
     mixture = read_equal_mixture(settings.data.weights)
     plan = make_plan(settings.data, mixture, settings.batch_size, settings.seed, place.world_size)
     settings = replace(settings, data=replace(settings.data, streams=plan.streams))
