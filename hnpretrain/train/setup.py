@@ -107,7 +107,7 @@ def set_up(settings: TrainSettings, place: Place) -> Run:
     settings = replace(settings, data=replace(settings.data, streams=plan.streams))
 
     torch.manual_seed(settings.seed)  # the same weights on every rank
-    model = build(settings.model)
+    model = build(settings.model, with_weights=latest is None)
     loss = settings.loss.make(settings.data.negatives).to(place.device)
     layout = lay_out_for(model.model, loss, settings).layout
     settings = _with_micro_batches(settings, place, mixture, model, loss, layout)

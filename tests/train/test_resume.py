@@ -1,18 +1,32 @@
 """A run that is killed anywhere and started again must tell the same story as one left alone."""
 
+import json
 import os
 import random
 import shutil
 from pathlib import Path
 
+import open_clip
 import pytest
+import torch
 
+from hnpretrain import config
+from hnpretrain.models import build, load
 from hnpretrain.models.store import latest_checkpoint
 from hnpretrain.train import checkpoint, loop
 from hnpretrain.train.edge import Wish
 from hnpretrain.train.log import read_log
+from hnpretrain.train.settings import TrainSettings
 from tests.support.datasets import tile, write_dataset
-from tests.support.training import kill_after, loss_lines, start, train, train_here, write_recipe
+from tests.support.training import (
+    TINY_MODEL,
+    kill_after,
+    loss_lines,
+    start,
+    train,
+    train_here,
+    write_recipe,
+)
 
 STEPS = 24
 
@@ -47,6 +61,47 @@ def test_killed_at_a_random_step_and_resumed(tmp_path, shards, zero_stage):
 def loss_lines_of_crash(run):
     """Whole lines in a log whose last one may be cut off."""
     return (run / "log.jsonl").read_bytes().count(b'"event": "step"')
+
+
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_a_run_goes_on_without_the_weights_that_it_began_with(
+    tmp_path, shards, monkeypatch, zero_stage
+):
+    """Also with those of a locked tower."""
+    settings = config.load(TrainSettings, recipe(tmp_path, shards)).model
+    (tmp_path / "tiny-resumed.json").write_text(json.dumps(settings.config))
+    open_clip.add_model_config(tmp_path)
+    weights = build(settings).model.state_dict()
+    weights["logit_scale"] = weights["logit_scale"].squeeze()
+    path = recipe(tmp_path, shards)
+    named = (
+        f"\nmodel: {{arch: tiny-resumed, pretrained: {tmp_path}/weights.pt, lock_image: true}}\n"
+    )
+    path.write_text(path.read_text().replace(TINY_MODEL, named))
+    torch.save(weights, tmp_path / "weights.pt")
+    options = (f"zero_stage={zero_stage}", "epochs=1")
+    train_here(path, f"output={tmp_path}/alone", *options)
+    with monkeypatch.context() as patch:
+        stop_after(5, patch)
+        with pytest.raises(SystemExit):
+            train_here(path, f"output={tmp_path}/cut", *options)
+    (tmp_path / "weights.pt").unlink()
+    train_here(path, f"output={tmp_path}/cut", *options)
+    assert loss_lines(tmp_path / "alone") == loss_lines(tmp_path / "cut")
+    alone, cut = (load(str(tmp_path / name)).model.state_dict() for name in ("alone", "cut"))
+    assert all(tensor.equal(cut[name]) for name, tensor in alone.items())
+    assert cut["visual.proj"].equal(weights["visual.proj"])
+    assert not cut["text_projection"].equal(weights["text_projection"])
+
+
+def stop_after(steps, patch):
+    """Trainings are asked to stop in the step with this number."""
+    take = loop.train_step
+
+    def stopped(run, batches, rate, _):
+        return take(run, batches, rate, Wish(stop=run.progress.global_step + 1 == steps))
+
+    patch.setattr(loop, "train_step", stopped)
 
 
 @pytest.fixture(scope="module")
@@ -209,12 +264,7 @@ def test_a_run_that_is_set_back_keeps_what_it_can_go_on_from(tmp_path, shards, r
     """The later checkpoint is not one of its own any more, and may be damaged."""
     cut(latest_checkpoint(run))
     (run / "checkpoints/latest").write_text("step_00000010")
-    take = loop.train_step
-
-    def stopped(run, batches, rate, _):
-        return take(run, batches, rate, Wish(stop=run.progress.global_step == 10))
-
-    monkeypatch.setattr(loop, "train_step", stopped)
+    stop_after(11, monkeypatch)
     with pytest.raises(SystemExit):
         train_here(recipe(tmp_path, shards, epochs=2), f"output={run}")
     assert names_of(run) == ["step_00000010", "step_00000011"]
