@@ -45,7 +45,7 @@ from hnpretrain.models.store import (
     write_weights,
 )
 from hnpretrain.shards import storage
-from hnpretrain.train.distributed import Place, on_main, whole_tensors
+from hnpretrain.train.distributed import Place, is_of_group, on_main, whole_tensors
 from hnpretrain.train.durable import WRITE_ERRORS, durable_writes, sync
 from hnpretrain.train.ema import WeightAverage
 from hnpretrain.train.finite import LossScale, Skips, restored
@@ -164,9 +164,9 @@ def readable(checkpoint: Path) -> Iterator[None]:
     """Inside, what cannot be read of a checkpoint is a ValueError that says what to do."""
     try:
         yield
-    except (torch.OutOfMemoryError, dist.DistBackendError):
-        raise  # of this moment, not of the files
     except _UNREADABLE as error:
+        if isinstance(error, torch.OutOfMemoryError) or is_of_group(error):
+            raise  # of this moment, not of the files
         folder = checkpoint.parent
         others = {path.parent for path in folder.glob(f"step_*/{STATE_NAME}")} - {checkpoint}
         names = ", ".join(sorted(path.name for path in others))

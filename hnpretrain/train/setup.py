@@ -241,6 +241,7 @@ def _identity(
         "data.streams": settings.data.streams,
         "data.block_size": settings.data.block_size,
         "data.decode": settings.data.decode,
+        "data.max_pixels": settings.data.max_pixels,
         "data.negatives": settings.data.negatives,
         # torch restores these with the optimizer, so a change would be ignored in silence.
         "optimizer.weight_decay": settings.optimizer.weight_decay,

@@ -9,6 +9,7 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from torch.distributed import DistBackendError
 
 from hnpretrain import config
 from hnpretrain.models import build, load
@@ -166,6 +167,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, shards, run):
         ("seed=4", "was trained with seed=0, now it is 4"),
         ("data.block_size=9", "was trained with data.block_size=8, now it is 9"),
         ("data.decode=fast", "was trained with data.decode=exact, now it is fast"),
+        ("data.max_pixels=999", "was trained with data.max_pixels=64000000, now it is 999"),
         ("data.negatives=1", "was trained with data.negatives=2, now it is 1"),
         ("optimizer.eps=1e-8", "was trained with optimizer.eps=1e-06, now it is 1e-08"),
         ("zero_stage=1", "was saved at zero_stage=0 by 1 processes, now it is zero_stage=1 and 1"),
@@ -214,6 +216,15 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(tmp_path, shards, run, da
     with pytest.raises(ValueError, match=r"checkpoint .*step_000000\d\d .*step_00000010") as raised:
         train_here(recipe(tmp_path, shards, epochs=2), f"output={run}")
     assert f"into {run}/checkpoints/latest" in str(raised.value)
+
+
+def test_a_rank_that_is_lost_while_restoring_is_no_damaged_file(run):
+    """What gloo and NCCL raise then, and a device that is full."""
+    told = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer"
+    for error in (RuntimeError(told), DistBackendError("NCCL"), torch.OutOfMemoryError("full")):
+        with pytest.raises(type(error)) as raised, checkpoint.readable(latest_checkpoint(run)):
+            raise error
+        assert raised.value is error
 
 
 def test_a_save_that_is_cut_off_leaves_the_checkpoint_before(tmp_path, shards, run, monkeypatch):
