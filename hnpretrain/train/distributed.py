@@ -71,9 +71,11 @@ def process_group() -> Iterator[Place]:
 
 def set_timeouts(minutes: float) -> None:
     """How long this process waits for others in collective operations from now on."""
+    # Public since torch 2.14 only.
+    set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
     # DeepSpeed has groups of its own, of the same ranks.
     for group in dist.distributed_c10d._world.pg_map:
-        dist.set_timeout(timedelta(minutes=minutes), group)
+        set_timeout(timedelta(minutes=minutes), group)
 
 
 def is_of_group(error: Exception) -> bool:

@@ -1,11 +1,15 @@
 """What two ranks do when one of them differs, or meets something alone."""
 
 import json
+from datetime import timedelta
 
 import pytest
+import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 
 from hnpretrain.train.convert import convert
+from hnpretrain.train.distributed import set_timeouts
 from hnpretrain.train.log import read_log
 from tests.support.datasets import tile, write_dataset
 from tests.support.training import loss_lines, write_recipe
@@ -82,3 +86,19 @@ def test_all_ranks_skip_what_one_meets(ran):
     one, other = errors[8:]
     assert one == other
     assert "1 steps in a row" in one
+
+
+@pytest.mark.parametrize("torch_is_new", [True, False])
+def test_the_time_to_wait_is_set_in_all_groups(monkeypatch, torch_is_new):
+    """torch 2.11 to 2.13 have a private function for it alone."""
+    if not torch_is_new:
+        monkeypatch.delattr(dist, "set_timeout")
+    groups = list(dist.distributed_c10d._world.pg_map)
+    backends = [group._get_backend(torch.device("cpu")) for group in groups]
+    before = backends[0].options._timeout
+    minutes = 7.5 if torch_is_new else 8.5
+    try:
+        set_timeouts(minutes)
+        assert {x.options._timeout for x in backends} == {timedelta(minutes=minutes)}
+    finally:
+        set_timeouts(before / timedelta(minutes=1))
