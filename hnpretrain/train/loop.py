@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from hnpretrain.data.ledger import Ledger, Tally
 from hnpretrain.data.loader import Position
 from hnpretrain.data.samples import Batch
 from hnpretrain.losses import LossOutput
+from hnpretrain.train.alone import alone_in
 from hnpretrain.train.caching import forward_backward
 from hnpretrain.train.checkpoint import Progress
 from hnpretrain.train.distributed import Place, process_group, set_timeouts
@@ -55,11 +57,13 @@ def train(settings: TrainSettings) -> None:
     Raises:
         ValueError: the settings do not fit together, with the data, or with the run to go on with;
             too many steps in a row are not finite; too many samples are broken.
-        OSError: shards could not be read; the last checkpoint could not be saved; a rank is gone.
+        OSError: shards could not be read; the last checkpoint could not be saved; a rank is gone;
+            another run does not leave the folder.
         Stopped: a signal asked for it, and the run is saved.
     """
     require_shards(settings)
-    with StopRequest() as stop, process_group() as place, own_linear():
+    alone = alone_in(Path(settings.output))
+    with StopRequest() as stop, process_group() as place, own_linear(), alone:
         run = set_up(settings, place)
         try:
             with contextlib.closing(run.profiler):
