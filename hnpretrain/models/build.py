@@ -216,7 +216,7 @@ def _build_from_arch(
     quick_gelu = bool(tag.get("quick_gelu")) and not config.get("quick_gelu")
     if quick_gelu:
         config["quick_gelu"] = True
-    options = {"force_quick_gelu": quick_gelu, "aug_cfg": dict(augmentation)}
+    options: dict[str, Any] = {"force_quick_gelu": quick_gelu, "aug_cfg": dict(augmentation)}
     if with_weights:
         return _create(arch, config, arch, pretrained, **options)
     # Given the tag, open_clip downloads its weights even to leave them unused.

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import zip_longest
 
-import torch.distributed as dist
-
 from hnpretrain import config
 from hnpretrain.data.mixture import Mixture, read_mixture
 from hnpretrain.train.distributed import on_all, on_main
@@ -28,15 +26,17 @@ def require_equal_settings(settings: TrainSettings) -> None:
     """
     of_main = on_main(lambda: settings)
 
-    def check() -> None:
+    def difference() -> str:
         for key, (other, own) in config.changes(of_main, settings).items():
             if not key.startswith(_NODES_OWN):
-                raise ValueError(
-                    f"rank {dist.get_rank()} has {key}={own!r}, rank 0 has {other!r}: give all "
-                    "ranks the same config and overrides"
-                )
+                return f"{key}={own!r}, rank 0 has {other!r}"
+        return ""
 
-    on_all(check)
+    for rank, found in enumerate(on_all(difference)):
+        if found:
+            raise ValueError(
+                f"rank {rank} has {found}: give all ranks the same config and overrides"
+            )
 
 
 def read_equal_mixture(weights: Mapping[str, float]) -> Mixture:

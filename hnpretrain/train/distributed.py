@@ -124,7 +124,8 @@ def on_all(work: Callable[[], T]) -> list[T]:
     """What `work` gives on each rank, on all ranks, by rank; collective.
 
     Raises:
-        ValueError, OSError: where a rank met one, all ranks do, and none waits for others.
+        ValueError, OSError: where a rank met one, all ranks do, and none waits for others; it
+            names the rank unless all met one.
     """
     try:
         own: Any = work()
@@ -132,11 +133,12 @@ def on_all(work: Callable[[], T]) -> list[T]:
         own = error
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, own)
-    errors = {rank: each for rank, each in enumerate(found) if isinstance(each, Exception)}
-    for rank, error in errors.items():
-        if len(errors) == len(found):
-            raise error
-        raise OSError(f"{error} (on rank {rank}, not on all)") from error
+    failed = [rank for rank, each in enumerate(found) if isinstance(each, Exception)]
+    if failed:
+        first = found[failed[0]]
+        if len(failed) == len(found):
+            raise first
+        raise OSError(f"{first} (on rank {failed[0]}, not on all)") from first
     return found
 
 
