@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from hnpretrain.config import to_yaml
+from hnpretrain.shards.lock import holder
 from shard_tools import folder, record
 from shard_tools.counting import captions_of, counting_order, table_path
-from shard_tools.lock import holder
 from shard_tools.prepare import lock_path, refuse_other_arrays, settle
 from shard_tools.settings import BuildSettings
 from shard_tools.sources import SourceShard, plan_source

@@ -24,6 +24,7 @@ from typing import IO, Any
 from hnpretrain.shards import storage
 from hnpretrain.shards.images import BadImage, check_header, check_image
 from hnpretrain.shards.index import INDEX_NAME, Index, write_index
+from hnpretrain.shards.lock import Locked, locked
 from hnpretrain.shards.marker import Marker, Reject, marker_name, read_marker
 from hnpretrain.shards.schema import Caption, NoCaption
 from hnpretrain.shards.tar import MAX_SAMPLE_BYTES, RawSample, checksum, iterate_samples
@@ -37,7 +38,6 @@ from shard_tools.folder import (
     remove_leftovers,
     same_place,
 )
-from shard_tools.lock import Locked, locked
 from shard_tools.parallel import Progress, each_shard
 from shard_tools.record import RECORD_NAME
 from shard_tools.sources.base import BROKEN_TAR, MISSING_IMAGE, too_large

@@ -23,12 +23,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hnpretrain.shards.index import INDEX_NAME, Index
+from hnpretrain.shards.lock import Hold
 from hnpretrain.shards.marker import Marker, marker_name
 from shard_tools import folder, record
 from shard_tools.builder import COUNTS, Builder, Task
 from shard_tools.counting import CountState
 from shard_tools.finish import finish
-from shard_tools.lock import Hold
 from shard_tools.negatives import (
     FrequencyTable,
     NegativeMaker,

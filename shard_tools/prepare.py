@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from hnpretrain.shards import storage
+from hnpretrain.shards.lock import Hold, Locked, holder, locked, waited
 from shard_tools import folder, record
 from shard_tools.counting import CountState, count_into, read_table, saved_table
-from shard_tools.lock import Hold, Locked, holder, locked, waited
 from shard_tools.negatives import (
     FrequencyTable,
     NegativeMaker,

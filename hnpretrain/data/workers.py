@@ -1,4 +1,4 @@
-"""Loader processes leave a job's signals to their rank.
+"""Loader processes: they leave a job's signals to their rank, and are named if they are gone.
 
 A scheduler that ends a job signals all of its processes, and torchrun whole process groups. A
 worker that died of it would take its rank along, before that has taken its step and saved.
@@ -6,9 +6,11 @@ worker that died of it would take its rank along, before that has taken its step
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -30,3 +32,20 @@ def _wait_for(rank: int) -> None:
     while signal.sigwaitinfo(_SIGNALS).si_pid != rank:
         pass
     os._exit(0)
+
+
+@contextlib.contextmanager
+def named_if_gone() -> Iterator[None]:
+    """Inside, a loader process that is killed is an OSError that says what to do.
+
+    Torch raises in the rank as soon as that happens, wherever the rank is then.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        raise OSError(
+            f"a loader process is gone ({error}). Mostly the machine has no memory left for it: "
+            "lower data.workers or data.block_size"
+        ) from error

@@ -13,7 +13,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ _OPEN_CLIP_ERRORS = (
     ValueError,
 )
 CONFIG_NAME = "open_clip_config.json"
+# What open_clip's tags say of preprocessing.
+_PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 
 
 @dataclass
@@ -99,8 +101,13 @@ class LoadedModel:
     pretrained: str
 
 
-def build(settings: ModelSettings) -> LoadedModel:
+def build(settings: ModelSettings, *, with_weights: bool = True) -> LoadedModel:
     """Builds the model on the CPU and locks the towers that are to be locked.
+
+    Args:
+        with_weights: load the pretrained weights. Else they are random ones, for who overwrites
+            them: the file may be gone, and nothing is downloaded. All else that `pretrained`
+            decides (activation, preprocessing) is as with them.
 
     Raises:
         ValueError: the architecture, the weights or the config are not what open_clip knows; the
@@ -115,9 +122,11 @@ def build(settings: ModelSettings) -> LoadedModel:
     if settings.config:
         if settings.pretrained:
             raise ValueError("model.pretrained goes with model.arch; a custom config has no tags")
-        loaded = _build_from_config(settings.config, settings.augmentation)
+        loaded = _build_from_config(settings.config, settings.augmentation, with_weights)
     else:
-        loaded = _build_from_arch(settings.arch, settings.pretrained, settings.augmentation)
+        loaded = _build_from_arch(
+            settings.arch, settings.pretrained, settings.augmentation, with_weights
+        )
     _lock(loaded, settings)
     if settings.grad_checkpointing:
         loaded.model.set_grad_checkpointing()
@@ -150,7 +159,9 @@ def build_from_folder(folder: Path, config: dict[str, Any]) -> LoadedModel:
     return _create(source, config, str(folder), load_weights=False, pretrained_text=False)
 
 
-def _build_from_config(config: dict[str, Any], augmentation: dict[str, Any]) -> LoadedModel:
+def _build_from_config(
+    config: dict[str, Any], augmentation: dict[str, Any], with_weights: bool
+) -> LoadedModel:
     missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
     if missing:
         raise ValueError(f"model.config lacks {', '.join(missing)} (open_clip's model config)")
@@ -163,6 +174,7 @@ def _build_from_config(config: dict[str, Any], augmentation: dict[str, Any]) -> 
             "model.config",
             make_tokenizer=partial(_named_tokenizer, config["text_cfg"]),
             aug_cfg=dict(augmentation),
+            pretrained_text=with_weights,
         )
 
 
@@ -181,7 +193,9 @@ def _named_tokenizer(text_config: dict[str, Any], source: str) -> Tokenizer:
     )
 
 
-def _build_from_arch(arch: str, pretrained: str, augmentation: dict[str, Any]) -> LoadedModel:
+def _build_from_arch(
+    arch: str, pretrained: str, augmentation: dict[str, Any], with_weights: bool
+) -> LoadedModel:
     config = open_clip.get_model_config(arch)
     if config is None:
         names = open_clip.list_models()
@@ -189,27 +203,26 @@ def _build_from_arch(arch: str, pretrained: str, augmentation: dict[str, Any]) -
             f"model.arch={arch!r} is no open_clip architecture{nearest(arch, names)} "
             f"(open_clip.list_models() lists all {len(names)})"
         )
-    quick_gelu = False
+    tag: dict[str, Any] = {}
     if pretrained and not Path(pretrained).is_file():
         tag = get_pretrained_cfg(arch, pretrained)
-        if not tag:
+        if not tag and with_weights:
             tags = list_pretrained_tags_by_model(arch)
             raise ValueError(
                 f"model.pretrained={pretrained!r} is neither a file nor one of {arch}'s tags"
                 f"{nearest(pretrained, tags)} (tags: {', '.join(tags) or 'none'})"
             )
-        # Weights trained with QuickGELU lose several points when run with GELU, silently.
-        quick_gelu = bool(tag.get("quick_gelu")) and not config.get("quick_gelu")
+    # Weights trained with QuickGELU lose several points when run with GELU, silently.
+    quick_gelu = bool(tag.get("quick_gelu")) and not config.get("quick_gelu")
     if quick_gelu:
         config["quick_gelu"] = True
-    return _create(
-        arch,
-        config,
-        arch,
-        pretrained=pretrained,
-        force_quick_gelu=quick_gelu,
-        aug_cfg=dict(augmentation),
-    )
+    options: dict[str, Any] = {"force_quick_gelu": quick_gelu, "aug_cfg": dict(augmentation)}
+    if with_weights:
+        return _create(arch, config, arch, pretrained, **options)
+    # Given the tag, open_clip downloads its weights even to leave them unused.
+    options |= {f"image_{key}": tag.get(key) for key in _PREPROCESSING}
+    loaded = _create(arch, config, arch, **options, pretrained_text=False)
+    return replace(loaded, pretrained=pretrained)
 
 
 def _create(

@@ -100,11 +100,18 @@ def write_weights(weights: dict[str, torch.Tensor], folder: Path, name: str = WE
     # A scalar in open_clip's own weights; build.py says why it is none here.
     tensors["logit_scale"] = tensors["logit_scale"].reshape(())
     temporary = folder / f".{name}.tmp"
-    temporary.touch()
-    mode = temporary.stat().st_mode
-    save_file(tensors, temporary)
-    temporary.chmod(mode)  # safetensors writes files that nobody else may read
+    save_tensors(tensors, temporary)
     temporary.replace(folder / name)
+
+
+def save_tensors(
+    tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """safetensors' `save_file`, but others may read the file as any other one."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata)
+    path.chmod(mode)
 
 
 def write_config(loaded: LoadedModel, folder: Path) -> None:

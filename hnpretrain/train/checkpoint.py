@@ -20,8 +20,9 @@ import contextlib
 import json
 import math
 import pickle
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,7 @@ from hnpretrain.models.store import (
     write_weights,
 )
 from hnpretrain.shards import storage
-from hnpretrain.train.distributed import Place, on_main, whole_tensors
+from hnpretrain.train.distributed import Place, is_of_group, on_main, whole_tensors
 from hnpretrain.train.durable import WRITE_ERRORS, durable_writes, sync
 from hnpretrain.train.ema import WeightAverage
 from hnpretrain.train.finite import LossScale, Skips, restored
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
 STATE_NAME = "state.json"
 RUN_CONFIG_NAME = "config.yaml"
+_NAME = re.compile(r"step_\d+")
 # What torch and DeepSpeed raise for files that are cut, damaged or missing.
 _UNREADABLE = (
     AssertionError,
@@ -162,9 +164,9 @@ def readable(checkpoint: Path) -> Iterator[None]:
     """Inside, what cannot be read of a checkpoint is a ValueError that says what to do."""
     try:
         yield
-    except (torch.OutOfMemoryError, dist.DistBackendError):
-        raise  # of this moment, not of the files
     except _UNREADABLE as error:
+        if isinstance(error, torch.OutOfMemoryError) or is_of_group(error):
+            raise  # of this moment, not of the files
         folder = checkpoint.parent
         others = {path.parent for path in folder.glob(f"step_*/{STATE_NAME}")} - {checkpoint}
         names = ", ".join(sorted(path.name for path in others))
@@ -212,7 +214,7 @@ class Checkpoints:
         engine, model = trained.engine, trained.model
         tag = f"step_{progress.global_step:08d}"
         folder = self._folder / tag
-        on_main(lambda: self._remove(tag))  # what a run that was killed or set back has left there
+        on_main(lambda: self._make_room(folder))
         with durable_writes(engine) as errors:
             engine.save_checkpoint(str(self._folder), tag=tag, save_latest=False)
         weights = averages = None
@@ -250,7 +252,7 @@ class Checkpoints:
             on_main(lambda: _as_os_error(finish))
         except OSError as error:
             self._all_raise([error], tag)
-        on_main(self._remove_old)
+        on_main(lambda: self._remove_old(folder))
 
     def _all_raise(self, errors: list[Exception], tag: str) -> None:
         """Raises OSError on all ranks if any met an error; collective."""
@@ -260,22 +262,56 @@ class Checkpoints:
         rank, error = next(((r, x) for r, x in enumerate(found) if x), (0, None))
         if error is None:
             return
-        on_main(lambda: self._remove(tag))
+        on_main(lambda: self._try_to_remove([self._folder / tag]))
         raise OSError(f"checkpoint {self._folder / tag} could not be saved (rank {rank}): {error}")
 
-    def _remove_old(self) -> None:
-        complete = sorted(path.parent for path in self._folder.glob(f"step_*/{STATE_NAME}"))
-        for old in complete[: -self._settings.keep]:
-            self._remove(old.name)  # but the latest: what a killed run left may have higher numbers
+    def _make_room(self, folder: Path) -> None:
+        """Removes what there is under a new checkpoint's name, and half-written ones.
 
-    def _remove(self, tag: str) -> None:
-        """Removes a checkpoint, or what there is of it, unless it is the latest."""
-        folder, latest = self._folder / tag, latest_checkpoint(self._folder.parent)
-        if folder == latest or not folder.exists():
+        Before the new one is written, since the disk may be full of the others.
+        """
+        self._try_to_remove(
+            path for path in self._saved() if path != folder and not (path / STATE_NAME).is_file()
+        )
+        self._remove(folder)
+
+    def _remove_old(self, newest: Path) -> None:
+        """Leaves the newest checkpoint, and of those before it as many as are to be kept.
+
+        Later ones are of a run that was set back to an earlier step, and goes there again.
+        """
+        complete = [path for path in self._saved() if (path / STATE_NAME).is_file()]
+        before = [path for path in complete if _step_of(path) <= _step_of(newest)]
+        kept = before[-self._settings.keep :]
+        self._try_to_remove(path for path in complete if path not in kept)
+
+    def _saved(self) -> list[Path]:
+        """The folders that bear a checkpoint's name, by step."""
+        named = (path for path in self._folder.glob("step_*") if _NAME.fullmatch(path.name))
+        return sorted(named, key=_step_of)
+
+    def _try_to_remove(self, folders: Iterable[Path]) -> None:
+        """What cannot be removed is told; the next save tries again."""
+        for folder in folders:
+            try:
+                self._remove(folder)
+            except OSError as error:
+                print(f"{folder} could not be removed ({error}); the next save tries again")
+
+    def _remove(self, folder: Path) -> None:
+        """Removes a checkpoint, or what there is of it, unless it is the latest.
+
+        Raises:
+            OSError: something of it cannot be removed; the rest is.
+        """
+        if folder == latest_checkpoint(self._folder.parent) or not folder.exists():
             return
         # First, so that a kill leaves none that looks complete.
         (folder / STATE_NAME).unlink(missing_ok=True)
-        shutil.rmtree(folder)
+        errors: list[BaseException] = []
+        shutil.rmtree(folder, onerror=lambda _, __, found: errors.append(found[1]))
+        if errors:
+            raise errors[0]
 
     def _on_main_cpu(
         self, tensors: Iterator[tuple[str, torch.Tensor]]
@@ -349,6 +385,10 @@ class Checkpoints:
                 f"{latest} was trained with {key}={before}, now it is {value}. Set it to {before} "
                 "again, or train into another `output`"
             )
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step_"))
 
 
 def _as_os_error(write: Callable[[], None]) -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from hnpretrain.models.store import WEIGHTS_NAME, latest_checkpoint
+from hnpretrain.models.store import WEIGHTS_NAME, latest_checkpoint, save_tensors
 from hnpretrain.train.checkpoint import STATE_NAME, readable
 from hnpretrain.train.durable import sync
 from hnpretrain.train.whole import MOMENTS, STEPS, WHOLE_NAME
@@ -54,7 +54,7 @@ def convert(source: Path) -> Path:
     whole = checkpoint / WHOLE_NAME
     temporary = whole.with_name(f".{WHOLE_NAME}.tmp")
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, temporary, metadata={STEPS: str(steps)})
+    save_tensors(contiguous, temporary, {STEPS: str(steps)})
     sync(temporary)
     temporary.replace(whole)
     sync(checkpoint)
@@ -69,8 +69,11 @@ def _of_one_file(checkpoint: Path, names: Sequence[str]) -> tuple[Weights, Momen
     """Stage 0."""
     states = _read(checkpoint / _MODEL_STATES)
     optimizer = states["optimizer"]["state"]
+    weights = _weights(states["module"])
+    if not optimizer:
+        return weights, _no_moments({name: weights[name].shape for name in names}), 0
     moments = {key: {name: optimizer[i][key] for i, name in enumerate(names)} for key in MOMENTS}
-    return _weights(states["module"]), moments, _steps(optimizer)
+    return weights, moments, _steps(optimizer)
 
 
 def _of_zero(checkpoint: Path, stage: int, ranks: int) -> tuple[Weights, Moments, int]:
@@ -83,6 +86,11 @@ def _of_zero(checkpoint: Path, stage: int, ranks: int) -> tuple[Weights, Moments
         states = _read(checkpoint / _MODEL_STATES)
         shapes, weights = states["param_shapes"], _weights(states["module"])
     optimizers = [_optimizer_of(checkpoint, stage, rank) for rank in range(ranks)]
+    if not optimizers[0]:
+        named_shapes = {
+            name.removeprefix(_PREFIX): shape for group in shapes for name, shape in group.items()
+        }
+        return weights, _no_moments(named_shapes), 0
     join = _join_cut if stage == 3 else _join_flat
     moments: Moments = {key: {} for key in MOMENTS}
     for key, named in moments.items():
@@ -90,6 +98,11 @@ def _of_zero(checkpoint: Path, stage: int, ranks: int) -> tuple[Weights, Moments
             joined = join([optimizer[number][key] for optimizer in optimizers], group)
             named.update((name.removeprefix(_PREFIX), tensor) for name, tensor in joined)
     return weights, moments, _steps(optimizers[0])
+
+
+def _no_moments(shapes: Mapping[str, torch.Size]) -> Moments:
+    """Of an optimizer that has taken no step, since all have been skipped: it keeps none yet."""
+    return {key: {name: torch.zeros(shape) for name, shape in shapes.items()} for key in MOMENTS}
 
 
 def _optimizer_of(checkpoint: Path, stage: int, rank: int) -> dict[int, dict[str, torch.Tensor]]:

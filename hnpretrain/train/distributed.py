@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from hnpretrain.data.workers import named_if_gone
+
 T = TypeVar("T")
 
 # Until the first step is taken: compiling, first reads, restoring and converting may take long.
@@ -46,17 +48,21 @@ class Place:
 def process_group() -> Iterator[Place]:
     """Joins the group that the environment describes (torchrun's variables), and leaves it.
 
+    Inside, the loss of a loader process or of another rank is an OSError that says what to do.
+
     Without these variables the process is a world of its own. A process that is in a group already
     stays in it: DeepSpeed remembers its groups, so none can be joined after the first was left.
     """
     if dist.is_initialized():
-        yield _place()
+        with named_if_gone():
+            yield _place()
         return
     _check_environment()
     with _world_of_one() if "RANK" not in os.environ else contextlib.nullcontext():
         _init_deepspeed(_device())
         try:
-            yield _place()
+            with named_if_gone():
+                yield _place()
         except RuntimeError as error:
             raise _as_lost_rank(error) from error
         # Not after an error: leaving in order could wait for ranks that wait for this one.
@@ -65,15 +71,24 @@ def process_group() -> Iterator[Place]:
 
 def set_timeouts(minutes: float) -> None:
     """How long this process waits for others in collective operations from now on."""
+    # Public since torch 2.14 only.
+    set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
     # DeepSpeed has groups of its own, of the same ranks.
     for group in dist.distributed_c10d._world.pg_map:
-        dist.set_timeout(timedelta(minutes=minutes), group)
+        set_timeout(timedelta(minutes=minutes), group)
+
+
+def is_of_group(error: Exception) -> bool:
+    """Whether a collective operation raised it, since another rank is gone or does not answer."""
+    if isinstance(error, dist.DistBackendError):
+        return True
+    return isinstance(error, RuntimeError) and "gloo" in str(error)
 
 
 def _as_lost_rank(error: RuntimeError) -> Exception:
     """An error of a collective operation, in words; another one as it is."""
     text = str(error)
-    if not isinstance(error, dist.DistBackendError) and "gloo" not in text:
+    if not is_of_group(error):
         return error
     first = text.splitlines()[0]
     if "timed out" in text.lower() or "timeout" in text.lower():
@@ -109,7 +124,8 @@ def on_all(work: Callable[[], T]) -> list[T]:
     """What `work` gives on each rank, on all ranks, by rank; collective.
 
     Raises:
-        ValueError, OSError: where a rank met one, all ranks do, and none waits for others.
+        ValueError, OSError: where a rank met one, all ranks do, and none waits for others; it
+            names the rank unless all met one.
     """
     try:
         own: Any = work()
@@ -117,9 +133,12 @@ def on_all(work: Callable[[], T]) -> list[T]:
         own = error
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, own)
-    for each in found:
-        if isinstance(each, Exception):
-            raise each
+    failed = [rank for rank, each in enumerate(found) if isinstance(each, Exception)]
+    if failed:
+        first = found[failed[0]]
+        if len(failed) == len(found):
+            raise first
+        raise OSError(f"{first} (on rank {failed[0]}, not on all)") from first
     return found
 
 

@@ -13,12 +13,14 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from hnpretrain.data.loader import Position
 from hnpretrain.data.samples import Batch
+from hnpretrain.train.alone import alone_in
 from hnpretrain.train.caching import forward_backward
 from hnpretrain.train.distributed import on_all, process_group, set_timeouts
 from hnpretrain.train.edge import Edge, Wish, meet
@@ -48,11 +50,13 @@ def train(settings: TrainSettings) -> None:
     Raises:
         ValueError: the settings do not fit together, with the data, or with the run to go on with;
             too many steps in a row are not finite; too many samples are broken.
-        OSError: shards could not be read; the last checkpoint could not be saved; a rank is gone.
+        OSError: shards could not be read; the last checkpoint could not be saved; a rank is gone;
+            another run does not leave the folder.
         Stopped: a signal asked for it, and the run is saved.
     """
     require_shards(settings)
-    with StopRequest() as stop, process_group() as place, own_linear():
+    alone = alone_in(Path(settings.output))
+    with StopRequest() as stop, process_group() as place, own_linear(), alone:
         run = set_up(settings, place)
         try:
             with contextlib.closing(run.profiler):

@@ -159,8 +159,9 @@ def _checkpoint_bytes(job: Job) -> int:
     weights = tensor_bytes(job.model.state_dict().values())
     trained = tensor_bytes(p for p in job.model.parameters() if p.requires_grad)
     # Adam's two moments; ZeRO keeps weights of its own with them, for its ranks' parts. In stage 3
-    # these and a file with all in one piece are the only ones.
-    return weights + (3 if job.settings.zero_stage else 2) * trained
+    # these and a file with all in one piece are the only ones. The file of averages has all, too.
+    whole = 2 * weights if job.settings.ema else weights
+    return whole + (3 if job.settings.zero_stage else 2) * trained
 
 
 def _memory(choice: Choice, device: torch.device) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What a training is made of, on this rank, and how it is set up.
 
-1. Read the indexes, make the plan, build the model, choose the micro-batches, wrap the model in a
-   DeepSpeed engine.
+1. See that the ranks have the same settings and indexes, make the plan, build the model, choose the
+   micro-batches, wrap the model in a DeepSpeed engine.
 2. Restore the latest checkpoint of the run's folder, if there is one.
 """
 
@@ -15,11 +15,12 @@ import torch
 
 from hnpretrain import config
 from hnpretrain.data.loader import Loader, make_plan
-from hnpretrain.data.mixture import Mixture, read_mixture
+from hnpretrain.data.mixture import Mixture
 from hnpretrain.data.texts import TextLayout
 from hnpretrain.losses import HardNegativeContrastiveLoss
 from hnpretrain.models import LoadedModel, build
 from hnpretrain.shards import storage
+from hnpretrain.train.agreement import read_equal_mixture, require_equal_settings
 from hnpretrain.train.caching import check_micro_batches
 from hnpretrain.train.captions import sample_captions
 from hnpretrain.train.checkpoint import (
@@ -87,25 +88,27 @@ def set_up(settings: TrainSettings, place: Place) -> Run:
     Raises:
         ValueError, OSError: see `loop.train`.
     """
+    require_equal_settings(settings)
     require_rank(settings.profile, place.world_size)
     on_main(lambda: require_packages(settings.log))
     benchmarks: list[Benchmark] = []
     on_all(lambda: benchmarks.extend(load_benchmarks(settings.evaluation)))
     folder = Path(settings.output)
     latest = find_latest(folder)
-    before = _read_config(latest) if latest else None
+    before = on_main(lambda: _read_config(latest)) if latest else None
     if before and not settings.data.streams:
         # A run that goes on keeps the number of streams that was chosen when it began.
         settings = replace(settings, data=replace(settings.data, streams=before.data.streams))
-    if latest and before and not settings.micro_batches and ranks_of(latest) == place.world_size:
+    ranks = on_main(lambda: ranks_of(latest)) if latest else 0
+    if before and not settings.micro_batches and ranks == place.world_size:
         # Likewise of micro-batches, on which draws depend; on other ranks they differ anyway.
         settings = replace(settings, micro_batches=before.micro_batches)
-    mixture = read_mixture(settings.data.weights)
+    mixture = read_equal_mixture(settings.data.weights)
     plan = make_plan(settings.data, mixture, settings.batch_size, settings.seed, place.world_size)
     settings = replace(settings, data=replace(settings.data, streams=plan.streams))
 
     torch.manual_seed(settings.seed)  # the same weights on every rank
-    model = build(settings.model)
+    model = build(settings.model, with_weights=latest is None)
     loss = settings.loss.make(settings.data.negatives).to(place.device)
     layout = lay_out_for(model.model, loss, settings).layout
     settings = _with_micro_batches(settings, place, mixture, model, loss, layout)
@@ -239,6 +242,7 @@ def _identity(
         "data.streams": settings.data.streams,
         "data.block_size": settings.data.block_size,
         "data.decode": settings.data.decode,
+        "data.max_pixels": settings.data.max_pixels,
         "data.negatives": settings.data.negatives,
         # torch restores these with the optimizer, so a change would be ignored in silence.
         "optimizer.weight_decay": settings.optimizer.weight_decay,

@@ -48,6 +48,34 @@ def test_a_custom_config_decides_tokens_and_pixels():
     assert loaded.model.visual.image_size in (32, (32, 32))
 
 
+def test_without_weights_all_else_is_as_the_tag_says(tmp_path, monkeypatch):
+    """Nor is anything downloaded."""
+    (tmp_path / "tiny-tagged.json").write_text(json.dumps(TINY))
+    open_clip.add_model_config(tmp_path)
+    weights = build(ModelSettings(config=TINY)).model.state_dict()
+    torch.save({**weights, "logit_scale": weights["logit_scale"].squeeze()}, tmp_path / "file.pt")
+    tag = {"url": "https://nowhere", "quick_gelu": True, "mean": (0.1,) * 3, "std": (0.2,) * 3}
+    tag |= {"interpolation": "bilinear", "resize_mode": "squash"}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-tagged", {"tag": tag})
+    settings = ModelSettings(arch="tiny-tagged", pretrained="tag")
+    without = build(settings, with_weights=False)
+    monkeypatch.setattr(
+        open_clip.factory, "download_pretrained", lambda *_, **__: str(tmp_path / "file.pt")
+    )
+    having = build(settings)
+    assert having.config == without.config
+    assert having.config["quick_gelu"]
+    assert having.model.visual.preprocess_cfg == without.model.visual.preprocess_cfg
+    assert having.model.visual.preprocess_cfg["resize_mode"] == "squash"
+    for transform in ("preprocess_train", "preprocess_val"):
+        assert str(getattr(having, transform)) == str(getattr(without, transform))
+    assert str(having.model) == str(without.model)
+    assert having.pretrained == without.pretrained == "tag"
+    loaded = having.model.state_dict()
+    assert all(tensor.equal(loaded[name]) for name, tensor in weights.items())
+    assert not without.model.state_dict()["visual.proj"].equal(loaded["visual.proj"])
+
+
 @pytest.mark.parametrize("tower", ["image", "text"])
 def test_locking(tower):
     loaded = build(ModelSettings(config=TINY, **{f"lock_{tower}": True}))

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from hnpretrain.shards.lock import locked
 from shard_tools.dry_run import plan
 from shard_tools.job import build, count
-from shard_tools.lock import locked
 from shard_tools.negatives import NegativeSettings
 from shard_tools.settings import BuildSettings
 from shard_tools.sources import SourceSettings

@@ -20,11 +20,11 @@ from hnpretrain.data.loader import DataSettings, Loader, Position, make_plan
 from hnpretrain.data.mixture import read_mixture
 from hnpretrain.data.texts import TextLayout
 from hnpretrain.shards.index import read_index
+from hnpretrain.shards.lock import locked
 from hnpretrain.shards.marker import Marker, read_marker
 from hnpretrain.shards.tar import checksum, decode_sample
 from shard_tools.indexing import Indexed, index_tars
 from shard_tools.job import build
-from shard_tools.lock import locked
 from shard_tools.verify import verify
 from tests.shards.conftest import (
     PHOTOS,

@@ -17,13 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from hnpretrain.shards import storage
-from shard_tools import lock
-from shard_tools.lock import Hold, Locked, Owner, holder, locked, waited
+from hnpretrain.shards import lock, storage
+from hnpretrain.shards.lock import Hold, Locked, Owner, holder, locked, waited
 
 HOLDING = """
 import sys, time
-from shard_tools.lock import locked
+from hnpretrain.shards.lock import locked
 with locked(sys.argv[1]):
     print("held", flush=True)
     time.sleep(600)
@@ -226,7 +225,7 @@ def test_a_file_system_without_flock_gets_a_lock_that_beats(
 
 def test_a_lock_without_flock_is_exclusive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight threads that begin together, many times: one has it, and nobody finds half a lock."""
-    monkeypatch.setattr("shard_tools.lock._has_flock", lambda _: False)
+    monkeypatch.setattr("hnpretrain.shards.lock._has_flock", lambda _: False)
     path = str(tmp_path / ".lock")
     (tmp_path / "stays").touch()
     inside = 0

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from hnpretrain.data.samples import Batch
+from hnpretrain.train import loop
+from hnpretrain.train.distributed import process_group
 from tests.support.training import clean_environment, train_here
 
 ROOT = Path(__file__).parents[2]
 _ERROR = "error of a rank: "
-# Among the overrides: rank 1 cannot write the checkpoint whose name follows.
+# Among the overrides, what happens on rank 1 alone: it has another override; it cannot write the
+# checkpoint whose name follows; its images at a step, from 0, are not finite.
+OTHER = "other: "
 FULL_DISK = "full disk at "
+POISON = "poison at "
 
 
 def train_all(recipe: Path, runs: Sequence[Sequence[str]]) -> str:
@@ -50,12 +59,12 @@ def _run(recipe: Path, runs: Sequence[Sequence[str]]) -> str:
 
 
 @contextlib.contextmanager
-def _refusing(refused: str) -> Iterator[None]:
-    """Inside, this rank can write none of DeepSpeed's files of a checkpoint."""
+def _refusing(refused: Sequence[str]) -> Iterator[None]:
+    """Inside, this rank can write none of DeepSpeed's files of some checkpoints."""
     save = torch.save
 
     def refusing(state: object, path: str, **options: object) -> None:
-        if refused and refused in path:
+        if any(name in path for name in refused):
             raise OSError(28, "No space left on device")
         save(state, path, **options)
 
@@ -66,16 +75,44 @@ def _refusing(refused: str) -> Iterator[None]:
         torch.save = save
 
 
-if __name__ == "__main__":
-    from hnpretrain.train.distributed import process_group
+@contextlib.contextmanager
+def _poisoning(steps: Sequence[str]) -> Iterator[None]:
+    """Inside, this rank's images at some steps are not finite."""
+    compute, number = loop.forward_backward, itertools.count()
 
+    def poisoned(engine: Any, loss: Any, batches: Sequence[Batch], *rest: Any) -> Any:
+        if str(next(number)) in steps:
+            batches = [_poison(batch) for batch in batches]
+        return compute(engine, loss, batches, *rest)
+
+    loop.forward_backward = poisoned
+    try:
+        yield
+    finally:
+        loop.forward_backward = compute
+
+
+def _poison(batch: Batch) -> Batch:
+    return replace(batch, image_BCHW=batch.image_BCHW * torch.nan, normalization=None)
+
+
+def _train(recipe: Path, lines: Sequence[str], rank: int) -> None:
+    marked: dict[str, list[str]] = {OTHER: [], FULL_DISK: [], POISON: []}
+    overrides = []
+    for line in lines:
+        mark = next((mark for mark in marked if line.startswith(mark)), None)
+        if mark is None:
+            overrides.append(line)
+        elif rank == 1:
+            marked[mark].append(line.removeprefix(mark))
+    with _refusing(marked[FULL_DISK]), _poisoning(marked[POISON]):
+        train_here(recipe, *overrides, *marked[OTHER])
+
+
+if __name__ == "__main__":
     with process_group() as place:
-        for lines in sys.argv[2:]:
-            overrides = [line for line in lines.split("\n") if not line.startswith(FULL_DISK)]
-            full = [line for line in lines.split("\n") if line.startswith(FULL_DISK)]
-            refused = full[0].removeprefix(FULL_DISK) if full and place.rank == 1 else ""
+        for run in sys.argv[2:]:
             try:
-                with _refusing(refused):
-                    train_here(Path(sys.argv[1]), *overrides)
+                _train(Path(sys.argv[1]), run.split("\n"), place.rank)
             except (ValueError, OSError) as error:
                 print(f"{_ERROR}{error!r}\n", end="", flush=True)

@@ -205,7 +205,9 @@ def test_a_converted_run_goes_on_at_another_stage_with_one_rank(
 def test_what_is_converted_holds_all(of_two_ranks):
     """Each stage's state, put together, is that of stage 0, which is in one piece."""
     folders = [convert(of_two_ranks / f"short{stage}") for stage in STAGES]
-    wholes = [load_file(folder / "whole_state.safetensors") for folder in folders]
+    files = [folder / "whole_state.safetensors" for folder in folders]
+    wholes = [load_file(file) for file in files]
+    assert files[0].stat().st_mode == (folders[0] / "state.json").stat().st_mode
     for whole in wholes[1:]:
         assert whole.keys() == wholes[0].keys()
         for name, tensor in whole.items():

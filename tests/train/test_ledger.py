@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
+from hnpretrain.train import loop
 from hnpretrain.train.log import read_log
 from tests.support.datasets import tile, write_dataset
 from tests.support.faulty_store import (
@@ -143,6 +145,23 @@ def test_passwords_in_paths_are_neither_kept_nor_told(
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert {"config.yaml", "log.jsonl", "state.json"} <= {path.name for path in files}
     assert not [path for path in files if b"my-secret" in path.read_bytes()]
+
+
+def test_a_loader_process_that_is_killed_is_told_in_one_line(
+    tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kernel does when memory is out."""
+    take = loop.train_step
+
+    def killing(*arguments: Any) -> Any:
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        return take(*arguments)
+
+    monkeypatch.setattr(loop, "train_step", killing)
+    expected = r"a loader process is gone \(DataLoader worker .*lower data\.workers or data\.block_"
+    with pytest.raises(OSError, match=expected):
+        train_here(recipe(tmp_path, shards), f"output={tmp_path / 'run'}", "data.workers=1")
 
 
 def test_too_many_lost_samples_stop_the_run_with_the_list(tmp_path: Path, bad: Path) -> None:

@@ -84,10 +84,11 @@ def test_ranks_share_the_batch(recipe):
 
 
 @pytest.mark.parametrize(
-    "zero_stage, lock", [(0, False), (0, True), (1, False), (2, True), (3, True)]
+    "zero_stage, lock, ema",
+    [(0, False, 0), (0, True, 0.9), (1, False, 0), (2, True, 0), (3, True, 0), (3, True, 0.9)],
 )
-def test_a_checkpoint_takes_what_is_foretold(tmp_path, recipe, zero_stage, lock):
-    overrides = [f"zero_stage={zero_stage}", f"model.lock_image={lock}", "epochs=1"]
+def test_a_checkpoint_takes_what_is_foretold(tmp_path, recipe, zero_stage, lock, ema):
+    overrides = [f"zero_stage={zero_stage}", f"model.lock_image={lock}", f"ema={ema}", "epochs=1"]
     overrides.append("checkpoint.keep=1")
     told = foreseen(recipe, *overrides)["checkpoint"]
     assert told["kept"] == 1

@@ -1,14 +1,33 @@
 """A run that is killed anywhere and started again must tell the same story as one left alone."""
 
+import json
+import os
 import random
 import shutil
 from pathlib import Path
 
+import open_clip
 import pytest
+import torch
+from torch.distributed import DistBackendError
 
+from hnpretrain import config
+from hnpretrain.models import build, load
 from hnpretrain.models.store import latest_checkpoint
+from hnpretrain.train import checkpoint, loop
+from hnpretrain.train.edge import Wish
+from hnpretrain.train.log import read_log
+from hnpretrain.train.settings import TrainSettings
 from tests.support.datasets import tile, write_dataset
-from tests.support.training import kill_after, loss_lines, start, train, train_here, write_recipe
+from tests.support.training import (
+    TINY_MODEL,
+    kill_after,
+    loss_lines,
+    start,
+    train,
+    train_here,
+    write_recipe,
+)
 from tests.train.many_runs import train_all
 
 STEPS = 24
@@ -47,6 +66,47 @@ def test_killed_at_a_random_step_and_resumed(tmp_path, shards):
 def loss_lines_of_crash(run):
     """Whole lines in a log whose last one may be cut off."""
     return (run / "log.jsonl").read_bytes().count(b'"event": "step"')
+
+
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_a_run_goes_on_without_the_weights_that_it_began_with(
+    tmp_path, shards, monkeypatch, zero_stage
+):
+    """Also with those of a locked tower."""
+    settings = config.load(TrainSettings, recipe(tmp_path, shards)).model
+    (tmp_path / "tiny-resumed.json").write_text(json.dumps(settings.config))
+    open_clip.add_model_config(tmp_path)
+    weights = build(settings).model.state_dict()
+    weights["logit_scale"] = weights["logit_scale"].squeeze()
+    path = recipe(tmp_path, shards)
+    named = (
+        f"\nmodel: {{arch: tiny-resumed, pretrained: {tmp_path}/weights.pt, lock_image: true}}\n"
+    )
+    path.write_text(path.read_text().replace(TINY_MODEL, named))
+    torch.save(weights, tmp_path / "weights.pt")
+    options = (f"zero_stage={zero_stage}", "epochs=1")
+    train_here(path, f"output={tmp_path}/alone", *options)
+    with monkeypatch.context() as patch:
+        stop_after(5, patch)
+        with pytest.raises(SystemExit):
+            train_here(path, f"output={tmp_path}/cut", *options)
+    (tmp_path / "weights.pt").unlink()
+    train_here(path, f"output={tmp_path}/cut", *options)
+    assert loss_lines(tmp_path / "alone") == loss_lines(tmp_path / "cut")
+    alone, cut = (load(str(tmp_path / name)).model.state_dict() for name in ("alone", "cut"))
+    assert all(tensor.equal(cut[name]) for name, tensor in alone.items())
+    assert cut["visual.proj"].equal(weights["visual.proj"])
+    assert not cut["text_projection"].equal(weights["text_projection"])
+
+
+def stop_after(steps, patch):
+    """Trainings are asked to stop in the step with this number."""
+    take = loop.train_step
+
+    def stopped(run, batches, rate, _):
+        return take(run, batches, rate, Wish(stop=run.progress.global_step + 1 == steps))
+
+    patch.setattr(loop, "train_step", stopped)
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +171,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, shards, run):
         ("seed=4", "was trained with seed=0, now it is 4"),
         ("data.block_size=9", "was trained with data.block_size=8, now it is 9"),
         ("data.decode=fast", "was trained with data.decode=exact, now it is fast"),
+        ("data.max_pixels=999", "was trained with data.max_pixels=64000000, now it is 999"),
         ("data.negatives=1", "was trained with data.negatives=2, now it is 1"),
         ("optimizer.eps=1e-8", "was trained with optimizer.eps=1e-06, now it is 1e-08"),
         ("zero_stage=1", "was saved at zero_stage=0 by 1 processes, now it is zero_stage=1 and 1"),
@@ -161,6 +222,15 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(tmp_path, shards, run, da
     assert f"into {run}/checkpoints/latest" in str(raised.value)
 
 
+def test_a_rank_that_is_lost_while_restoring_is_no_damaged_file(run):
+    """What gloo and NCCL raise then, and a device that is full."""
+    told = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer"
+    for error in (RuntimeError(told), DistBackendError("NCCL"), torch.OutOfMemoryError("full")):
+        with pytest.raises(type(error)) as raised, checkpoint.readable(latest_checkpoint(run)):
+            raise error
+        assert raised.value is error
+
+
 def test_a_save_that_is_cut_off_leaves_the_checkpoint_before(tmp_path, shards, run, monkeypatch):
     """After DeepSpeed's files, before `latest`: the place where a kill could do harm."""
     before = latest_checkpoint(run)
@@ -179,13 +249,56 @@ def test_a_save_that_is_cut_off_leaves_the_checkpoint_before(tmp_path, shards, r
     assert [line["global_step"] for line in loss_lines(run)] == list(range(1, STEPS + 1))
 
 
-def test_a_half_written_checkpoint_is_neither_found_nor_kept_count(tmp_path, shards, run):
+def names_of(run):
+    return sorted(path.name for path in (run / "checkpoints").glob("step_*"))
+
+
+def test_half_written_checkpoints_are_not_found_and_make_room(tmp_path, shards, run, monkeypatch):
+    """They are removed before the next one is written: a disk could be full of them."""
     newest = latest_checkpoint(run)
     assert newest.name == "step_00000012"
-    half = run / "checkpoints" / "step_00000099"
-    half.mkdir()
-    (half / "mp_rank_00_model_states.pt").write_bytes(b"half")
+    half, own = (run / "checkpoints" / name for name in ("step_00000099", "step_00000005.mine"))
+    for folder in (half, own):
+        folder.mkdir()
+        (folder / STATES).write_bytes(b"half")
     assert latest_checkpoint(run) == newest
+    there = []
+    write = checkpoint.write_config
+
+    def looked(*arguments):
+        there.append(half.exists())
+        write(*arguments)
+
+    monkeypatch.setattr(checkpoint, "write_config", looked)
     train_here(recipe(tmp_path, shards, epochs=2), f"output={run}")
-    kept = sorted(p.name for p in (run / "checkpoints").glob("step_*"))
-    assert kept == ["step_00000020", "step_00000024", "step_00000099"]
+    assert there == [False, False, False]
+    assert names_of(run) == ["step_00000005.mine", "step_00000020", "step_00000024"]
+
+
+def test_a_run_that_is_set_back_keeps_what_it_can_go_on_from(tmp_path, shards, run, monkeypatch):
+    """The later checkpoint is not one of its own any more, and may be damaged."""
+    cut(latest_checkpoint(run))
+    (run / "checkpoints/latest").write_text("step_00000010")
+    stop_after(11, monkeypatch)
+    with pytest.raises(SystemExit):
+        train_here(recipe(tmp_path, shards, epochs=2), f"output={run}")
+    assert names_of(run) == ["step_00000010", "step_00000011"]
+
+
+def test_an_old_checkpoint_that_cannot_be_removed(tmp_path, shards, run, monkeypatch, capsys):
+    """On NFS a file that another process has open cannot be; the new checkpoint is good."""
+    old = run / "checkpoints/step_00000010"
+    (old / ".nfs0001").touch()
+    unlink, tries = os.unlink, iter(range(99))
+
+    def busy(path, **options):
+        if ".nfs" in os.fspath(path) and next(tries) < 2:
+            raise OSError(16, "Device or resource busy")
+        unlink(path, **options)
+
+    monkeypatch.setattr(os, "unlink", busy)
+    train_here(recipe(tmp_path, shards, epochs=2), f"output={run}")
+    told = capsys.readouterr().out
+    assert told.count(f"{old} could not be removed ([Errno 16] Device or resource busy)") == 2
+    assert not read_log(run, "checkpoint failed")
+    assert names_of(run) == ["step_00000020", "step_00000024"]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from hnpretrain.train.log import read_log
 from tests.support.datasets import tile, write_dataset
 from tests.support.training import loss_lines, train_here, write_recipe
 
+CLIPPED = "optimizer.max_grad_norm=0.5"  # see test_caching.py
 EACH_STEP = ("checkpoint.every=1", "checkpoint.keep=99")
 
 
@@ -88,6 +90,24 @@ def test_a_skipped_step_changes_nothing(tmp_path, recipe, poison, zero_stage, wh
     skips = state_of(run, 3)["progress"]["skips"]
     assert (skips["total"], len(skips["in_a_row"])) == (1, 1)
     assert state_of(run, 4)["progress"]["skips"] == {"total": 1, "in_a_row": [], "overflows": 0}
+
+
+@pytest.mark.parametrize("before, after", [(0, 3), (2, 0), (3, 2)])
+def test_a_run_that_has_only_skipped_goes_on(tmp_path, recipe, poison, before, after):
+    """At its stage and at another one; the optimizer has no moments to save yet."""
+    poison({0}, "loss")
+    run, stage = tmp_path / "run", f"zero_stage={before}"
+    train_here(recipe, f"output={run}", stage, CLIPPED, *EACH_STEP)
+    (run / "checkpoints/latest").write_text("step_00000001")
+    for name, now in (("same", before), ("other", after)):
+        shutil.copytree(run, tmp_path / name)
+        if name == "other":
+            whole = load_file(convert(tmp_path / name) / "whole_state.safetensors")
+            assert not whole["exp_avg.visual.proj"].any()
+        train_here(recipe, f"output={tmp_path / name}", f"zero_stage={now}", CLIPPED)
+        pairs = zip(loss_lines(run), loss_lines(tmp_path / name), strict=True)
+        for one, two in list(pairs)[1:]:
+            assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
 
 
 def test_a_log_line_of_a_skipped_step_is_json(tmp_path, recipe, poison):

@@ -129,17 +129,19 @@ def locked(path: str) -> Iterator[Hold]:
 
 
 @contextlib.contextmanager
-def waited(path: str, tell: Callable[[str], None]) -> Iterator[Hold]:
+def waited(path: str, tell: Callable[[str], None], patience: float | None = None) -> Iterator[Hold]:
     """As `locked`, but waits while another process has it.
 
     Args:
         path: of the lock.
         tell: called every _ASK_AGAIN_SECONDS with who has it.
+        patience: seconds to wait; _PATIENCE_SECONDS unless told.
 
     Raises:
-        OSError: it was not free for _PATIENCE_SECONDS; or the storage failed.
+        OSError: it was not free for so long; or the storage failed.
     """
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    patience = _PATIENCE_SECONDS if patience is None else patience
+    deadline = time.monotonic() + patience
     with contextlib.ExitStack() as stack:
         while True:
             try:
@@ -147,8 +149,10 @@ def waited(path: str, tell: Callable[[str], None]) -> Iterator[Hold]:
                 break
             except Locked as error:
                 if time.monotonic() > deadline:
-                    hours = _PATIENCE_SECONDS / 3600
-                    raise OSError(f"{error}, for {hours:.0f} h now; see what it does") from error
+                    minutes = patience / 60
+                    raise OSError(
+                        f"{error}, for {minutes:.0f} min now; see what it does"
+                    ) from error
                 tell(error.owner)
                 time.sleep(_ASK_AGAIN_SECONDS)
         yield hold

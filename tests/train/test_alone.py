@@ -1,0 +1,53 @@
+"""Two trainings never write into one folder at the same time."""
+
+import contextlib
+import os
+import threading
+
+import pytest
+
+from hnpretrain.shards.lock import holder, locked
+from hnpretrain.train import alone, loop
+from hnpretrain.train.log import read_log
+from tests.support.datasets import tile, write_dataset
+from tests.support.training import train_here, write_recipe
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    write_dataset(tmp_path / "shards", (tile(i) for i in range(16)), per_shard=8)
+    return write_recipe(tmp_path / "recipe.yaml", tmp_path / "shards", batch_size=8)
+
+
+def test_a_run_that_does_not_leave_is_named(tmp_path, recipe, monkeypatch):
+    monkeypatch.setattr(alone, "_PATIENCE_SECONDS", 0.0)
+    run = tmp_path / "run"
+    held = rf"{run}/\.train\.lock is held by process {os.getpid()} on .*; see what it does"
+    with locked(str(run / alone.LOCK_NAME)), pytest.raises(OSError, match=held):
+        train_here(recipe, f"output={run}")
+    assert not run.exists()  # nothing was written
+
+
+def test_a_run_that_leaves_is_waited_for(tmp_path, recipe, monkeypatch, capsys):
+    """And this one holds the folder while it trains, and not after it."""
+    run = tmp_path / "run"
+    lock = str(run / alone.LOCK_NAME)
+    take, holders = loop.train_step, []
+
+    def looking(*arguments):
+        holders.append(holder(lock))
+        return take(*arguments)
+
+    monkeypatch.setattr(loop, "train_step", looking)
+    before = contextlib.ExitStack()
+    before.enter_context(locked(lock))
+    timer = threading.Timer(1.5, before.close)
+    timer.start()
+    train_here(recipe, f"output={run}")
+    timer.join()
+    owner = f"process {os.getpid()} on "
+    assert capsys.readouterr().out.count(f"{run} is trained into by {owner}") == 1
+    assert len(read_log(run, "step")) == len(holders) == 2
+    assert all(each.startswith(owner) for each in holders)
+    assert holder(lock) is None
+    assert not (run / alone.LOCK_NAME).exists()
