@@ -1,12 +1,17 @@
-"""Many trainings in one group of two processes, which spares the start of all but one."""
+"""Trainings in one group of two processes, which waits for more: only the first one starts it."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import itertools
+import json
 import os
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +22,11 @@ import torch
 from hnpretrain.data.samples import Batch
 from hnpretrain.train import loop
 from hnpretrain.train.distributed import process_group
-from tests.support.training import clean_environment, train_here
+from tests.support.training import clean_environment, end, train_here
 
 ROOT = Path(__file__).parents[2]
 _ERROR = "error of a rank: "
+_SECONDS = 300
 # Among the overrides, what happens on rank 1 alone: it has another override; it cannot write the
 # checkpoint whose name follows; its images at a step, from 0, are not finite.
 OTHER = "other: "
@@ -48,14 +54,68 @@ def errors_in(output: str) -> list[str]:
 
 
 def _run(recipe: Path, runs: Sequence[Sequence[str]]) -> str:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [__file__, str(recipe), *("\n".join(overrides) for overrides in runs)]
-    environment = clean_environment() | {"PYTHONPATH": os.fspath(ROOT)}
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    try:
+        return _group().run({"recipe": str(recipe), "runs": [list(run) for run in runs]})
+    except AssertionError:
+        _group.cache_clear()  # it has ended, and the next one starts anew
+        raise
+
+
+class _Group:
+    """Two ranks that wait for jobs, each a file in a folder; they end with this process."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="many-runs-"))
+        self._output = (self._folder / "output").open("w+", encoding="utf-8")
+        self._jobs = itertools.count()
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        self._process = subprocess.Popen(
+            [*command, "--nproc_per_node=2", __file__, str(self._folder)],
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=clean_environment() | {"PYTHONPATH": os.fspath(ROOT)},
+        )
+        atexit.register(end, self._process)
+
+    def run(self, job: dict[str, Any]) -> str:
+        """What the ranks print at a job; fails, and ends them, if they do not come to its end."""
+        path = self._folder / str(next(self._jobs))
+        _write(path, json.dumps(job))
+        deadline = time.monotonic() + _SECONDS
+        while not all(path.with_suffix(f".{rank}").exists() for rank in (0, 1)):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                end(self._process)
+                raise AssertionError(f"the ranks ended, or hang:\n{self._output.read()}")
+            time.sleep(0.01)
+        return self._output.read()
+
+
+@functools.cache
+def _group() -> _Group:
+    return _Group()
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole, since others wait for it."""
+    path.with_suffix(".part").write_text(text)
+    path.with_suffix(".part").rename(path)
+
+
+def _work(folder: Path, rank: int) -> None:
+    """A rank's jobs, for ever."""
+    for number in itertools.count():
+        path = folder / str(number)
+        while not path.exists():
+            time.sleep(0.01)
+        job = json.loads(path.read_text())
+        for lines in job["runs"]:
+            try:
+                _train(Path(job["recipe"]), lines, rank)
+            except (ValueError, OSError) as error:
+                print(f"{_ERROR}{error!r}\n", end="", flush=True)
+        sys.stdout.flush()
+        path.with_suffix(f".{rank}").touch()
 
 
 @contextlib.contextmanager
@@ -111,8 +171,4 @@ def _train(recipe: Path, lines: Sequence[str], rank: int) -> None:
 
 if __name__ == "__main__":
     with process_group() as place:
-        for run in sys.argv[2:]:
-            try:
-                _train(Path(sys.argv[1]), run.split("\n"), place.rank)
-            except (ValueError, OSError) as error:
-                print(f"{_ERROR}{error!r}\n", end="", flush=True)
+        _work(Path(sys.argv[1]), place.rank)
