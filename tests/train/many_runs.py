@@ -66,16 +66,17 @@ class _Group:
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="many-runs-"))
-        self._output = (self._folder / "output").open("w+", encoding="utf-8")
         self._jobs = itertools.count()
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        self._process = subprocess.Popen(
-            [*command, "--nproc_per_node=2", __file__, str(self._folder)],
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=clean_environment() | {"PYTHONPATH": os.fspath(ROOT)},
-        )
+        with (self._folder / "output").open("wb") as output:
+            self._process = subprocess.Popen(
+                [*command, "--nproc_per_node=2", __file__, str(self._folder)],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=clean_environment() | {"PYTHONPATH": os.fspath(ROOT)},
+            )
+        self._output = (self._folder / "output").open(encoding="utf-8")
         atexit.register(end, self._process)
 
     def run(self, job: dict[str, Any]) -> str:

@@ -179,6 +179,7 @@ def test_patches_are_dropped_alike_when_encoded_again(recipe, world_of_one):
     transform, tokenizer = loaded.preprocess_train, loaded.tokenizer
     loader = Loader(settings.data, mixture, plan, transform, tokenizer, layout, 0, 1, 2)
     _, batches, _ = next(loader.batches(Position(), 1))
+    batches = [batch.to(world_of_one.device) for batch in batches]
 
     def by_hand(first_seed):
         towers = Towers(copy.deepcopy(loaded.model), None)
