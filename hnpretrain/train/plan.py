@@ -13,7 +13,8 @@ from rich.table import Table
 
 from hnpretrain import config
 from hnpretrain.data.loader import make_plan
-from hnpretrain.data.mixture import read_mixture
+from hnpretrain.data.mixture import Mixture, read_mixture
+from hnpretrain.data.plan import Plan
 from hnpretrain.models import build
 from hnpretrain.models.store import latest_checkpoint
 from hnpretrain.train.caching import check_micro_batches
@@ -94,6 +95,7 @@ def foresee(settings: TrainSettings, ranks: int, mfu: float = 0.4) -> dict[str, 
             "streams": plan.streams,
             "ranks": ranks,
             "batch_size_of_a_rank": job.batch_size,
+            "read_ahead": _read_ahead(mixture, plan, ranks),
         },
         "texts": {
             "layout": chosen.layout.kind,
@@ -113,6 +115,14 @@ def foresee(settings: TrainSettings, ranks: int, mfu: float = 0.4) -> dict[str, 
         "warnings": [warning] if warning else [],
         "output_holds_a_run": latest_checkpoint(Path(settings.output)) is not None,
     }
+
+
+def _read_ahead(mixture: Mixture, plan: Plan, ranks: int) -> int:
+    """Most bytes that a rank holds of its streams, two blocks each, if samples are of mean size."""
+    indexes = [each.index for each in mixture.data_sets]
+    size = max(sum(shard.bytes for shard in index.shards) / index.samples for index in indexes)
+    block = min(plan.block_size, plan.stream_length)
+    return round(2 * block * plan.streams / ranks * size)
 
 
 def _tokens(job: Job, captions: CaptionSample) -> dict[str, float]:
@@ -198,6 +208,8 @@ def show(foreseen: Mapping[str, Any], console: Console | None = None) -> None:
             f"{data['total_samples']:,} samples in all",
             "ranks": f"{data['ranks']}, with {data['batch_size_of_a_rank']:,} samples a step "
             f"from {data['streams'] // data['ranks']} of {data['streams']} streams",
+            "read ahead": f"up to {in_words(data['read_ahead'])} of a rank's memory, besides its "
+            "workers: two blocks of each stream",
             "parameters": f"{_millions(model['parameters'])}, "
             f"{_millions(model['image_tower'])} in the image tower; "
             f"{_millions(model['trained'])} are trained",

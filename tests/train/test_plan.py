@@ -60,6 +60,12 @@ def test_what_a_mixture_leaves_out_is_told_of_each_data_set(tmp_path, recipe, sh
     assert {f"  0 of {shards}", f"  2 of {tmp_path}/few"} <= set(lines)
 
 
+def test_what_is_read_ahead(recipe, shards):
+    """Two blocks of each of the eight streams, which have five samples: less than a block."""
+    size = sum(path.stat().st_size for path in shards.glob("*.tar")) / 40
+    assert foreseen(recipe)["data"]["read_ahead"] == pytest.approx(2 * 5 * 8 * size, rel=0.01)
+
+
 def test_texts_and_parameters(recipe):
     told = foreseen(recipe, "model.lock_image=true")
     texts = told["texts"]
@@ -78,6 +84,7 @@ def test_ranks_share_the_batch(recipe):
     told = foreseen(recipe, "zero_stage=2", ranks=4)
     assert told["data"]["batch_size_of_a_rank"] == 2
     alone = foreseen(recipe, "zero_stage=2")
+    assert told["data"]["read_ahead"] == pytest.approx(alone["data"]["read_ahead"] / 4, abs=1)
     assert told["memory"]["parts"]["optimizer"] < alone["memory"]["parts"]["optimizer"] / 3
     with pytest.raises(ValueError, match="must be a multiple of the 3 ranks"):
         foreseen(recipe, ranks=3)
