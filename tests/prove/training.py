@@ -126,15 +126,16 @@ def stay_flat(folder: Path, shards: Path, minutes: float) -> None:
         folder / "long.yaml", shards, batch_size=8, epochs=10**6, log_every=100,
         checkpoint="{every: 2000}", ema=0.999,
     )  # fmt: skip
-    run = folder / "long"
-    process = start(recipe, f"output={run}")
+    run, console = folder / "long", folder / "long.txt"
+    with console.open("w") as output:
+        process = start(recipe, f"output={run}", output=output)
     try:
         wait_for_lines(process, run, 1)
         family = psutil.Process(process.pid).children(recursive=True)
         sizes: dict[str, list[int]] = {_name(member): [] for member in family}
         deadline = time.monotonic() + 60 * minutes
         while time.monotonic() < deadline:
-            assert process.poll() is None, process.communicate()[0]
+            assert process.poll() is None, console.read_text()
             for member in family:
                 sizes[_name(member)].append(member.memory_info().rss)
             time.sleep(1)
@@ -150,6 +151,7 @@ def stay_flat(folder: Path, shards: Path, minutes: float) -> None:
         print(f"{name}: {late / 1e6:.0f} MB, {growth:+.2%} since it was warm", flush=True)
         assert growth < 0.02, name
     steps = read_log(run, "step")[-1]["global_step"]
+    assert steps > 100 * minutes, "it stood still"
     print(f"{steps} steps in {minutes:g} minutes: no process grew by 2 %", flush=True)
 
 

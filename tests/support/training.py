@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
@@ -48,8 +48,14 @@ def write_recipe(path: Path, shards: Path, **settings: Any) -> Path:
     return path
 
 
-def start(recipe: Path, *overrides: str, processes: int = 2) -> subprocess.Popen[str]:
-    """Starts a training under torchrun, with two ranks or another number."""
+def start(
+    recipe: Path, *overrides: str, processes: int = 2, output: IO[str] | None = None
+) -> subprocess.Popen[str]:
+    """Starts a training under torchrun, with two ranks or another number.
+
+    Args:
+        output: takes what it prints; else a pipe does, which somebody must read before it is full.
+    """
     return subprocess.Popen(
         [
             sys.executable,
@@ -62,7 +68,7 @@ def start(recipe: Path, *overrides: str, processes: int = 2) -> subprocess.Popen
             str(recipe),
             *overrides,
         ],
-        stdout=subprocess.PIPE,
+        stdout=output or subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env=clean_environment(),
