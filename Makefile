@@ -16,10 +16,11 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED)
 	$(BIN)/hnpretrain demo demo
 
-# The tests of pages look at them in a browser; this finds one, or installs it where it may.
+# The tests of pages look at them in a browser; this finds one, or installs it where it may. Half of
+# the tests' time is imports and waiting, which two processes do side by side.
 test: $(INSTALLED)
 	$(BIN)/python -m tests.support.browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import psutil
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from hnpretrain.train import loop
 from hnpretrain.train.log import read_log
 from tests.support.datasets import tile, write_dataset
 from tests.support.faulty_store import (
@@ -26,7 +25,15 @@ from tests.support.faulty_store import (
     Request,
     before_the_bucket,
 )
-from tests.support.training import loss_lines, start, train_here, write_recipe
+from tests.support.training import (
+    end,
+    loss_lines,
+    ranks_of,
+    start,
+    train_here,
+    wait_for_lines,
+    write_recipe,
+)
 from tests.train.many_runs import train_all
 
 STEPS = 24
@@ -147,24 +154,22 @@ def test_passwords_in_paths_are_neither_kept_nor_told(
     assert not [path for path in files if b"my-secret" in path.read_bytes()]
 
 
-# Torch raises between any two instructions: also in a finalizer, which can only drop it. The rank
-# then finds the process gone when it waits for its next batch.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_loader_process_that_is_killed_is_told_in_one_line(
-    tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loader_process_that_is_killed_is_told_in_one_line(tmp_path: Path, shards: Path) -> None:
     """As the kernel does when memory is out."""
-    take = loop.train_step
-
-    def killing(*arguments: Any) -> Any:
-        for worker in multiprocessing.active_children():
-            worker.kill()
-        return take(*arguments)
-
-    monkeypatch.setattr(loop, "train_step", killing)
-    expected = r"a loader process is gone \(DataLoader worker .*lower data\.workers or data\.block_"
-    with pytest.raises(OSError, match=expected):
-        train_here(recipe(tmp_path, shards), f"output={tmp_path / 'run'}", "data.workers=1")
+    run = tmp_path / "run"
+    process = start(recipe(tmp_path, shards, epochs=10_000), f"output={run}", processes=1)
+    try:
+        wait_for_lines(process, run, 3)
+        (rank,) = ranks_of(process)
+        (worker,) = psutil.Process(rank).children()
+        worker.kill()
+        output, _ = process.communicate(timeout=100)
+    finally:
+        end(process)
+    assert process.returncode == 1
+    (line,) = (line for line in output.splitlines() if "error: " in line)
+    assert "error: a loader process is gone (DataLoader worker (pid" in line
+    assert line.endswith("lower data.workers or data.block_size")
 
 
 def test_too_many_lost_samples_stop_the_run_with_the_list(tmp_path: Path, bad: Path) -> None:
