@@ -18,6 +18,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+# What tells a process its place in a group, as torchrun does; these have groups of their own.
+_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 WARM_UPS: Mapping[str, int] = {"cpu": 1, "cuda": 3}
 """By device, the runs before anything is timed."""
 
@@ -37,11 +39,12 @@ def in_processes(work: Callable[..., Any], *arguments: Any, device: str, ranks: 
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([work.__module__, "open_clip"])
+    environment = {key: x for key, x in os.environ.items() if key not in _GROUP}
     with tempfile.TemporaryDirectory() as folder:
         processes = [
             context.Process(
                 target=_run_rank,
-                args=(rank, ranks, device, folder, work, arguments, dict(os.environ)),
+                args=(rank, ranks, device, folder, work, arguments, environment),
             )
             for rank in range(ranks)
         ]
@@ -74,7 +77,8 @@ def _run_rank(
     arguments: tuple[Any, ...],
     environment: Mapping[str, str],
 ) -> None:
-    os.environ.update(environment)  # the fork server has that of when it was started
+    os.environ.clear()  # the fork server has that of when it was started
+    os.environ.update(environment)
     if device == "cuda":
         torch.cuda.set_device(rank)
     else:

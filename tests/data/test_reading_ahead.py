@@ -86,6 +86,7 @@ def test_an_error_comes_when_the_block_is_needed(tmp_path: Path, workers: int) -
         for place in range(24)
         if any(r.shard == run.shard for r in plan.block(0, stream, place).runs)
     )
+    others = multiprocessing.active_children()  # of tests before
     steps = loader(tmp_path, workers=workers).batches(Position(), 1)
     for _ in range(met):
         next(steps)
@@ -93,7 +94,7 @@ def test_an_error_comes_when_the_block_is_needed(tmp_path: Path, workers: int) -
         next(steps)
     # Even if somebody keeps the error, the workers have ended.
     assert raised.value.__traceback__ is not None
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= set(others)
     wait_until(lambda: not reading())
 
 
