@@ -48,15 +48,18 @@ def kill_often(folder: Path, shards: Path, kills: int, draws: random.Random) -> 
     )
     alone, killed = folder / "alone", folder / "killed"
     started = time.monotonic()
-    train(recipe, f"output={alone}")
-    whole = time.monotonic() - started
+    process = start(recipe, f"output={alone}")
+    wait_for_lines(process, alone, 1)
+    until_first = time.monotonic() - started
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
     reached: list[int] = []
     victims: Counter[str] = Counter()
     while victims.total() < kills:
         process = start(recipe, f"output={killed}")
         try:
             if draws.random() < _EARLY:
-                time.sleep(draws.uniform(0.5, whole / 2))
+                time.sleep(draws.uniform(0.5, until_first))
             else:
                 wait_for_lines(process, killed, _lines_left(killed) + draws.randint(1, 30))
                 time.sleep(draws.uniform(0, 0.1))
