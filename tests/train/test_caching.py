@@ -23,7 +23,7 @@ from hnpretrain.train.engine import build_engine
 from hnpretrain.train.settings import TrainSettings
 from hnpretrain.train.towers import Towers
 from tests.support.datasets import tile, write_dataset
-from tests.support.training import loss_lines, train_here, write_recipe
+from tests.support.training import loss_lines, train_here
 from tests.train.many_runs import errors_of, train_all
 
 CLIPPED = "optimizer.max_grad_norm=0.5"
@@ -38,12 +38,6 @@ def shards(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards")
     write_dataset(folder, (tile(i * i) for i in range(40)), per_shard=17)
     return folder
-
-
-@pytest.fixture
-def recipe(tmp_path, shards):
-    """Five steps of a batch of eight."""
-    return write_recipe(tmp_path / "recipe.yaml", shards, batch_size=8)
 
 
 def weights(model):

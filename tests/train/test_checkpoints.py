@@ -14,25 +14,11 @@ from hnpretrain.train.checkpoint import CheckpointSettings
 from hnpretrain.train.convert import convert
 from hnpretrain.train.edge import Wish
 from hnpretrain.train.log import read_log
-from tests.support.datasets import tile, write_dataset
 from tests.support.training import loss_lines, train_here, write_recipe
 from tests.train.many_runs import FULL_DISK, train_all
 
 STAGES = (0, 1, 2, 3)
 CLIPPED = "optimizer.max_grad_norm=0.5"  # see test_caching.py
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shards")
-    write_dataset(folder, (tile(i) for i in range(40)), per_shard=17)
-    return folder
-
-
-@pytest.fixture
-def recipe(tmp_path, shards):
-    """Five steps an epoch."""
-    return write_recipe(tmp_path / "recipe.yaml", shards, batch_size=8)
 
 
 def averages_of(run):

@@ -20,19 +20,12 @@ from hnpretrain.train.evaluation import Evaluation, _AmongRanks, _statistics_of_
 from hnpretrain.train.log import read_log
 from hnpretrain.train.report import Interval
 from hnpretrain.train.stopping import Stopped
-from tests.support.datasets import PHOTOS, tile, write_dataset
+from tests.support.datasets import PHOTOS
 from tests.support.training import loss_lines, train_here, write_recipe
 from tests.train.many_runs import errors_of
 
 # Draws in every step: patches that are dropped.
 DRAWS = "model.config.vision_cfg.patch_dropout=0.5"
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shards")
-    write_dataset(folder, (tile(i) for i in range(40)), per_shard=17)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ from hnpretrain.train.engine import build_engine, optimizer_step
 from hnpretrain.train.memory import Job, choose, estimate, measure
 from hnpretrain.train.settings import TrainSettings
 from hnpretrain.train.towers import Towers
-from tests.support.datasets import tile, write_dataset
 from tests.support.training import loss_lines, train_here, write_recipe
 
 CPU = torch.device("cpu")
@@ -39,13 +38,6 @@ MODEL = {
         "layers": 4,
     },
 }
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shards")
-    write_dataset(folder, (tile(i) for i in range(40)), per_shard=17)
-    return folder
 
 
 def job_of(shards, *overrides, ranks=1, batch_size=16, **model):

@@ -11,7 +11,6 @@ from hnpretrain.models import ModelSettings, build
 from hnpretrain.models.parts import PatchRecorder
 from hnpretrain.models.store import latest_checkpoint
 from hnpretrain.models.texts import TextEncoder
-from tests.support.datasets import tile, write_dataset
 from tests.support.training import kill_after, loss_lines, start, train, train_here, write_recipe
 
 TERMS = {
@@ -23,13 +22,6 @@ TERMS = {
     "fscclip": {"focal_choice", "local_choice"},
     "siglip": set(),
 }
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shards")
-    write_dataset(folder, (tile(i) for i in range(40)), per_shard=17)
-    return folder
 
 
 def recipe(folder, shards):

@@ -16,13 +16,6 @@ from tests.support.datasets import tile, write_dataset
 from tests.support.training import clean_environment, loss_lines, train_here, write_recipe
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shards")
-    write_dataset(folder, (tile(i) for i in range(40)), per_shard=17)
-    return folder
-
-
 @pytest.fixture
 def recipe(tmp_path, shards):
     path = tmp_path / "recipe.yaml"

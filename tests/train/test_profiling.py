@@ -5,15 +5,7 @@ import json
 
 import pytest
 
-from tests.support.datasets import tile, write_dataset
 from tests.support.training import loss_lines, train_here, write_recipe
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shards")
-    write_dataset(folder, (tile(i) for i in range(40)), per_shard=20)
-    return folder
 
 
 @pytest.fixture

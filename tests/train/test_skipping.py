@@ -14,24 +14,10 @@ from hnpretrain.train.convert import convert
 from hnpretrain.train.edge import Wish
 from hnpretrain.train.finite import LossScale, Skips, is_overflow
 from hnpretrain.train.log import read_log
-from tests.support.datasets import tile, write_dataset
-from tests.support.training import loss_lines, train_here, write_recipe
+from tests.support.training import loss_lines, train_here
 
 CLIPPED = "optimizer.max_grad_norm=0.5"  # see test_caching.py
 EACH_STEP = ("checkpoint.every=1", "checkpoint.keep=99")
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shards")
-    write_dataset(folder, (tile(i) for i in range(40)), per_shard=17)
-    return folder
-
-
-@pytest.fixture
-def recipe(tmp_path, shards):
-    """Five steps an epoch, of a loss that remembers thresholds."""
-    return write_recipe(tmp_path / "recipe.yaml", shards, batch_size=8)
 
 
 @pytest.fixture

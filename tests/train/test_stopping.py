@@ -22,7 +22,6 @@ from hnpretrain.train import loop, stopping
 from hnpretrain.train.edge import Wish
 from hnpretrain.train.log import read_log
 from hnpretrain.train.settings import TrainSettings
-from tests.support.datasets import tile, write_dataset
 from tests.support.training import (
     clean_environment,
     end,
@@ -34,13 +33,6 @@ from tests.support.training import (
     wait_for_lines,
     write_recipe,
 )
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shards")
-    write_dataset(folder, (tile(i) for i in range(40)), per_shard=17)
-    return folder
 
 
 @pytest.fixture

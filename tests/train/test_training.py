@@ -11,13 +11,6 @@ from tests.support.datasets import tile, write_dataset
 from tests.support.training import loss_lines, train_here, write_recipe
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shards")
-    write_dataset(folder, (tile(i) for i in range(40)), per_shard=17)
-    return folder
-
-
 def recipe(folder, shards, **settings):
     return write_recipe(
         folder / "recipe.yaml", shards, **{"epochs": 2, "batch_size": 8, **settings}
