@@ -30,16 +30,11 @@ def torchrun_command(config: str, overrides: Sequence[str], processes: int) -> l
 def run_local(config: str, overrides: Sequence[str], processes: int) -> NoReturn:
     """Turns this process into torchrun, so that signals reach it and it can end its ranks.
 
-    Each rank gets an equal part of the cores, unless OMP_NUM_THREADS says otherwise.
-
     Raises:
         ValueError: the config is wrong; found here, before W ranks say it.
     """
     if processes < 1:
         raise ValueError(f"--nproc={processes} must be at least 1")
     load(TrainSettings, config, overrides)
-    environment = dict(os.environ)
-    threads = max(1, len(os.sched_getaffinity(0)) // processes)
-    environment.setdefault("OMP_NUM_THREADS", str(threads))
     command = torchrun_command(config, overrides, processes)
-    os.execve(command[0], command, environment)
+    os.execv(command[0], command)

@@ -20,17 +20,33 @@ from typing import NoReturn
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.run import main
+from torch.distributed.run import determine_local_world_size, main, parse_args
 
-from hnpretrain.train.stopping import EXIT_STATUS, SIGNALS
+from hnpretrain.data.workers import SIGNALS
+from hnpretrain.train.stopping import EXIT_STATUS
 
 
 def run(arguments: list[str]) -> None:
-    """Runs torchrun, with any of its options.
+    """Runs torchrun, with any of its options but restarts of its own.
+
+    Each rank gets an equal part of the cores, unless OMP_NUM_THREADS says otherwise.
 
     Exit status 75 if the ranks were asked to stop, and saved; 1 if a rank failed; 128 + N, as
-    shells count, if signal N ended them.
+    shells count, if signal N ended them; 2 if torchrun was to restart them.
     """
+    options = parse_args(arguments)
+    if options.max_restarts:
+        # To torchrun, ranks that were asked to stop and have saved are ranks that have failed.
+        print(
+            f"error: --max_restarts={options.max_restarts} would start a run again that was asked "
+            "to stop; leave it out, and give the same command again: it goes on from the last "
+            "checkpoint",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    ranks = determine_local_world_size(options.nproc_per_node)
+    threads = max(1, len(os.sched_getaffinity(0)) // ranks)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     logging.disable(logging.ERROR)  # of this process alone, which only looks after the ranks
     for number in SIGNALS:
         signal.signal(number, _hand_on)

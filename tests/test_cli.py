@@ -1,5 +1,6 @@
 """The command line as a program: help, exit status, one clear line for an error."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -85,6 +86,28 @@ def test_a_killed_rank_is_told_in_one_line(tmp_path):
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: rank 0 was ended by SIGKILL")
+
+
+def test_torchrun_may_not_restart_what_was_asked_to_stop():
+    done = run("--standalone", "--max_restarts=3", "nothing.py", module="launch.torchrun")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: --max_restarts=3 would start a run again that was asked to stop")
+
+
+def test_ranks_share_the_cores(tmp_path):
+    script = tmp_path / "threads.py"
+    script.write_text("import os\nprint(os.environ['OMP_NUM_THREADS'])\n")
+    cores = len(os.sched_getaffinity(0))
+    command = [sys.executable, "-m", "launch.torchrun", "--standalone"]
+    environment = clean_environment()
+    for told, expected in (({}, cores // 2 or 1), ({"OMP_NUM_THREADS": "7"}, 7)):
+        environment.pop("OMP_NUM_THREADS", None)
+        done = subprocess.run(
+            [*command, "--nproc_per_node=2", str(script)],
+            capture_output=True, text=True, timeout=100, env=environment | told, check=True,
+        )  # fmt: skip
+        assert done.stdout.split() == [str(expected)] * 2
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])

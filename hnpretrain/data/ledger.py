@@ -14,7 +14,8 @@ from hnpretrain.shards.marker import Reject
 
 @dataclass
 class Ledger:
-    """Counts of samples; for the same faults, the same at every number of ranks and workers.
+    """Counts of samples; for the same faults, the same at every number of ranks and workers that
+    read the same places: shards go by their paths.
 
     Attributes:
         read: samples whose turn came.

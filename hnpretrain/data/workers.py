@@ -12,7 +12,8 @@ import signal
 import threading
 from collections.abc import Iterator
 
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+# By which a job is asked to stop.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def heed_alone(rank: int, worker: int) -> None:
@@ -24,12 +25,12 @@ def heed_alone(rank: int, worker: int) -> None:
     """
     del worker
     # Threads that begin later have them blocked too, so that they go to the one that waits.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     threading.Thread(target=_wait_for, args=(rank,), daemon=True).start()
 
 
 def _wait_for(rank: int) -> None:
-    while signal.sigwaitinfo(_SIGNALS).si_pid != rank:
+    while signal.sigwaitinfo(SIGNALS).si_pid != rank:
         pass
     os._exit(0)
 

@@ -107,10 +107,18 @@ def write_weights(weights: dict[str, torch.Tensor], folder: Path, name: str = WE
 def save_tensors(
     tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None
 ) -> None:
-    """safetensors' `save_file`, but others may read the file as any other one."""
+    """safetensors' `save_file`, but others may read the file as any other one.
+
+    Raises:
+        OSError: it could not be written; nothing is left of it.
+    """
     path.touch()
     mode = path.stat().st_mode
-    save_file(tensors, path, metadata)
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:
+        path.unlink(missing_ok=True)
+        raise OSError(f"{path}: {error}") from error
     path.chmod(mode)
 
 

@@ -21,12 +21,13 @@ import socket
 import tempfile
 import threading
 import time
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from fsspec.implementations.local import LocalFileSystem
 
@@ -217,7 +218,12 @@ def _has_flock(folder: Path) -> bool:
 
 
 class _KernelHold(Hold):
-    """flock on a file, which says who has it."""
+    """flock on a file, which says who has it.
+
+    It ends with this process: forked children, which would else keep it, leave it at once.
+    """
+
+    _in_this_process: ClassVar[weakref.WeakSet[_KernelHold]] = weakref.WeakSet()
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -236,6 +242,13 @@ class _KernelHold(Hold):
         self._file.truncate(0)
         self._file.write(json.dumps(asdict(Owner.this())).encode())
         self._file.flush()
+        self._in_this_process.add(self)
+
+    @classmethod
+    def leave(cls) -> None:
+        """Closes the files of all locks, which frees those that no other process has open."""
+        for hold in cls._in_this_process:
+            hold._file.close()
 
     def _is_at_path(self) -> bool:
         try:
@@ -249,6 +262,9 @@ class _KernelHold(Hold):
     def release(self) -> None:
         self._path.unlink(missing_ok=True)
         self._file.close()
+
+
+os.register_at_fork(after_in_child=_KernelHold.leave)
 
 
 def _kernel_owner(path: Path) -> str:

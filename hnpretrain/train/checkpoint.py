@@ -184,8 +184,7 @@ class Checkpoints:
         run: the run's folder, on a file system that all ranks see.
         settings: section `checkpoint:`.
         identity: what must be equal, by the name of its setting, for a run to go on: all that
-            decides its batches, its model and its loss, and the form of DeepSpeed's files. JSON
-            values.
+            decides its batches, its model and its loss. JSON values.
         config: all settings of the run, as YAML, to be kept with each checkpoint.
         place: this process.
     """
@@ -219,7 +218,8 @@ class Checkpoints:
             engine.save_checkpoint(str(self._folder), tag=tag, save_latest=False)
         weights = averages = None
         if engine.zero_optimization_stage() == 3:
-            weights = _whole_weights(model.model, self._place)
+            # One at a time, so that no device holds them all.
+            weights = self._on_main_cpu(whole_tensors(model.model))
         if trained.average:
             averages = self._on_main_cpu(trained.average.whole())
 
@@ -397,13 +397,3 @@ def _as_os_error(write: Callable[[], None]) -> None:
         write()
     except WRITE_ERRORS as error:
         raise OSError(one_line(error)) from error
-
-
-def _whole_weights(model: nn.Module, place: Place) -> dict[str, torch.Tensor]:
-    """The state dict of a model that ZeRO stage 3 has cut, on the main rank's CPU; collective.
-
-    One tensor at a time, so that no device holds them all.
-    """
-    return {
-        name: tensor.to("cpu", copy=True) for name, tensor in whole_tensors(model) if place.is_main
-    }

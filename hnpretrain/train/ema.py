@@ -33,11 +33,12 @@ class WeightAverage:
         self._in_parts = engine.zero_optimization_stage() == 3
         self._model = model
         self._decay = decay
-        self.begin()
+        self._averages = {name: x.clone() for name, x in self._weights()}
 
     def begin(self) -> None:
-        """Begins as the weights that are there now."""
-        self._averages = {name: x.clone() for name, x in self._weights()}
+        """Begins anew, as the weights that are there now."""
+        for name, x in self._weights():
+            self._averages[name].copy_(x)
 
     @torch.no_grad()
     def update(self) -> None:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import open_clip
 import torch
@@ -31,6 +31,8 @@ from hnpretrain.train.log import RunLog
 if TYPE_CHECKING:  # at run time where there are benchmarks: pyarrow is slow to import
     from hnpretrain.eval.benchmarks.base import Benchmark
     from hnpretrain.eval.report import Result
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -157,7 +159,8 @@ class Evaluation:
                 share=_AmongRanks(self._place),
             )
             # What a rank alone meets between batches, all must hear of.
-            return [on_all(partial(each.run, encoder))[0] for each in self._benchmarks]
+            runs = (partial(_fitting, partial(each.run, encoder)) for each in self._benchmarks)
+            return [on_all(run)[0] for run in runs]
 
     @contextmanager
     def _whole(self) -> Iterator[open_clip.CLIP]:
@@ -170,10 +173,16 @@ class Evaluation:
         targets = self._copy.state_dict()
         for name, tensor in whole_tensors(self._model.model):
             targets[name].copy_(tensor)
+        whole = self._copy
+
+        def move() -> None:
+            whole.to(self._place.device)
+
         try:
-            yield self._copy.to(self._place.device)
+            on_all(partial(_fitting, move))
+            yield whole
         finally:
-            self._copy.to("cpu")
+            whole.to("cpu")
 
 
 class _AmongRanks:
@@ -191,9 +200,10 @@ class _AmongRanks:
         return [batch for turn in turns for batch in turn if batch is not None]
 
 
-def _fitting(encode: Callable[[], list[Tensor]]) -> list[Tensor]:
+def _fitting(work: Callable[[], T]) -> T:
+    """What `work` gives; ValueError if the device's memory is too small for it."""
     try:
-        return encode()
+        return work()
     except torch.OutOfMemoryError as error:
         raise ValueError(f"lower evaluation.batch_size: {one_line(error)}") from error
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,11 +56,11 @@ def train(settings: TrainSettings) -> None:
     """
     require_shards(settings)
     alone = alone_in(Path(settings.output))
-    with StopRequest() as stop, process_group() as place, own_linear(), alone:
+    with StopRequest() as stop, process_group() as place, own_linear(), alone as check_alone:
         run = set_up(settings, place)
         try:
             with contextlib.closing(run.profiler):
-                is_stopped = _run(run, stop)
+                is_stopped = _run(run, stop, check_alone)
         finally:
             if run.log:
                 run.log.close()
@@ -72,7 +72,7 @@ def train(settings: TrainSettings) -> None:
             raise Stopped
 
 
-def _run(run: Run, stop: StopRequest) -> bool:
+def _run(run: Run, stop: StopRequest, check_alone: Callable[[], None]) -> bool:
     """Trains to the end of the last epoch, or until a stop: True for that. Collective."""
     settings = run.settings
     run.evaluation.make_up(run.progress.global_step, run.log)
@@ -118,6 +118,7 @@ def _run(run: Run, stop: StopRequest) -> bool:
         if not result.edge.stop:
             run.evaluation.after_step(step, run.log)
         if save:
+            check_alone()
             saving.save(run, must=is_last or result.edge.stop)
         interval.started += time.perf_counter() - paused  # none of the training's time
         if is_last and run.log:

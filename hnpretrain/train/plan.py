@@ -10,6 +10,7 @@ import torch
 import yaml
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from hnpretrain import config
 from hnpretrain.data.loader import make_plan
@@ -278,7 +279,7 @@ def _print_table(console: Console, title: str, rows: Mapping[str, str]) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(name, Text(value))  # as it is: brackets are no markup
     console.print(title, style="bold")
     console.print(table)
 

@@ -14,9 +14,10 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
+from hnpretrain.data.workers import SIGNALS
+
 # EX_TEMPFAIL of sysexits.h: the run is saved and not done; the same command goes on.
 EXIT_STATUS = 75
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 # A scheduler may send a signal to the launcher and to the ranks, which then get it twice.
 _ONE_SIGNAL = 5.0  # seconds
 

@@ -38,6 +38,17 @@ def hold_elsewhere(path: str) -> subprocess.Popen[str]:
     return process
 
 
+FORKING = """
+import multiprocessing, sys, time
+from hnpretrain.shards.lock import locked
+with locked(sys.argv[1]):
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+    child.start()
+    print("held", child.pid, flush=True)
+    time.sleep(600)
+"""
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[str]:
     """A folder of a file system that knows no flock."""
@@ -51,6 +62,25 @@ def store(tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 def fast_beats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "_BEAT_SECONDS", 0.02)
+
+
+def test_children_that_outlive_their_parent_hold_nothing(tmp_path: Path) -> None:
+    """A training's loader processes may wait for a store that hangs."""
+    path = str(tmp_path / "lock")
+    process = subprocess.Popen(
+        [sys.executable, "-c", FORKING, path], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    child = int(process.stdout.readline().removeprefix("held "))
+    try:
+        assert str(process.pid) in str(holder(path))
+        process.kill()
+        process.wait()
+        os.kill(child, 0)  # it lives
+        assert holder(path) is None
+    finally:
+        os.kill(child, signal.SIGKILL)
+        process.communicate()
 
 
 def until(true: Callable[[], bool]) -> None:

@@ -222,6 +222,30 @@ def test_an_evaluation_that_fails_is_told(tmp_path, recipe, photos, monkeypatch,
     assert f"{what}; the training goes on" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("where", ["model", "benchmark"])
+def test_a_whole_model_that_does_not_fit_is_told(tmp_path, recipe, photos, monkeypatch, where):
+    """At stage 3 the whole model goes to the device for it; scores are computed there, too."""
+
+    def failing(*_):
+        raise torch.OutOfMemoryError("full")
+
+    evaluate = Evaluation._evaluate
+
+    def evaluating(self, *rest):
+        back = self._copy.to
+        self._copy.to = lambda place: back(place) if place == "cpu" else failing()
+        evaluate(self, *rest)
+
+    if where == "model":
+        monkeypatch.setattr(Evaluation, "_evaluate", evaluating)
+    else:
+        monkeypatch.setattr("hnpretrain.eval.benchmarks.retrieval.Retrieval.run", failing)
+    options = asked(photos, 0)
+    train_here(recipe, f"output={tmp_path}/run", "zero_stage=3", "epochs=1", *options)
+    (failure,) = read_log(tmp_path / "run", "evaluation failed")
+    assert failure["error"] == "lower evaluation.batch_size: full"
+
+
 @pytest.mark.parametrize(
     "value, message",
     [

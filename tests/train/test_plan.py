@@ -38,6 +38,12 @@ def test_it_tells_what_the_training_does(tmp_path, recipe):
     assert not foreseen(recipe, f"output={tmp_path}/another")["output_holds_a_run"]
 
 
+def test_brackets_in_paths_are_shown(tmp_path, recipe, shards, capsys):
+    copied = shutil.copytree(shards, tmp_path / "[old]" / "[/x]")
+    plan.show(foreseen(recipe, f"data.shards={copied}"))
+    assert "".join(capsys.readouterr().out.split()).count(str(copied)) >= 2
+
+
 def test_what_a_mixture_leaves_out_is_told_of_each_data_set(tmp_path, recipe, shards, capsys):
     write_dataset(tmp_path / "few", (tile(i) for i in range(6)), per_shard=3)
     mixture = ("data.shards=", f"data.mixture={{{shards}: 1, {tmp_path}/few: 1}}", "epochs=1")
