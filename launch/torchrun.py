@@ -22,8 +22,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import determine_local_world_size, main, parse_args
 
-from hnpretrain.data.workers import SIGNALS
-from hnpretrain.train.stopping import EXIT_STATUS
+from hnpretrain.train.stopping import EXIT_STATUS, SIGNALS
 
 
 def run(arguments: list[str]) -> None:

@@ -47,6 +47,7 @@ _LOCK_NAME = ".index.lock"
 # What the markers' `configuration` begins with. The number is raised by one whenever the same tar
 # would get another marker.
 _MADE_HERE = "shard index 1"
+_MADE_WITH = f"{_MADE_HERE}, max_pixels="
 # The end of a sample is known once the headers behind it are read, which are at most so long.
 _READ_AHEAD = 2**20
 # Samples of one tar that can't be used, though the marker has them, that are listed.
@@ -93,7 +94,7 @@ def index_tars(
     """
     infos = _tars(folder)
     place = place or folder
-    configuration = f"{_MADE_HERE}, max_pixels={max_pixels}"
+    configuration = f"{_MADE_WITH}{max_pixels}"
     with _locked(place):
         there = _markers(place, [marker_name(name) for name in infos])
         kept = [
@@ -123,15 +124,15 @@ def index_tars(
     return Indexed(index, len(to_do), len(kept))
 
 
-def problems_of_tar(folder: str, place: str, name: str, max_pixels: int, deep: bool) -> list[str]:
+def problems_of_tar(folder: str, place: str, name: str, deep: bool) -> list[str]:
     """What is not as the marker in `place` says of a tar in `folder`; it is read as a whole.
 
     Args:
-        max_pixels: as it was indexed with.
         deep: whether images are decoded, too; one that then is rejected is a problem.
     """
     try:
         marker = read_marker(place, name)
+        max_pixels = int(marker.configuration.removeprefix(_MADE_WITH))
         found = _read_tar(folder, name, max_pixels, deep)
     except FileNotFoundError as error:
         return [f"{name}: {error.filename or error} is missing"]

@@ -54,7 +54,7 @@ def verify(
 
     Args:
         folder: a folder or URL of shards.
-        max_pixels: as in the build.
+        max_pixels: as in the build; markers of tars that others wrote have it.
         workers: processes.
         deep: decode every image; else its header must do.
         progress: is called with the number of shards done and that of all.
@@ -72,7 +72,7 @@ def verify(
         raise ValueError(f"{folder!r} is not a folder") from error
     if INDEX_NAME in names and (index := _index_of_others(folder)):
         place = index.folder_of_tars(folder)
-        look = partial(problems_of_tar, place, folder, max_pixels=max_pixels, deep=deep)
+        look = partial(problems_of_tar, place, folder, deep=deep)
         for problems in each_shard(look, [s.name for s in index.shards], workers, progress):
             yield from problems
         yield from _check_index(folder)

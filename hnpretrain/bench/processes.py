@@ -18,8 +18,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-# What tells a process its place in a group, as torchrun does; these have groups of their own.
-_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+from hnpretrain.train.distributed import GROUP_VARIABLES
+
 WARM_UPS: Mapping[str, int] = {"cpu": 1, "cuda": 3}
 """By device, the runs before anything is timed."""
 
@@ -39,7 +39,8 @@ def in_processes(work: Callable[..., Any], *arguments: Any, device: str, ranks: 
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([work.__module__, "open_clip"])
-    environment = {key: x for key, x in os.environ.items() if key not in _GROUP}
+    # They have groups of their own.
+    environment = {key: x for key, x in os.environ.items() if key not in GROUP_VARIABLES}
     with tempfile.TemporaryDirectory() as folder:
         processes = [
             context.Process(

@@ -1,6 +1,7 @@
 """Shards on the node's own disk, shared by all workers and ranks there.
 
-1. A shard is downloaded whole into `SHA256.part`, whose lock says who is at it; others wait.
+1. A shard is downloaded whole into `SHA256.part`, whose lock says who is at it; others wait, for
+   minutes at most: a store that hangs must not hold up whoever needs the shard one after another.
 2. With the right size and sha256 it becomes `SHA256.tar`. The name is that of the content, so that
    data sets share shards, and another build never finds an old one's.
 3. Room is made by removing what has not been read for the longest time. Whoever has a file open
@@ -8,7 +9,7 @@
 
 The kernel holds the locks (flock): they are free the moment their process is gone, however that
 ended, and who comes next begins the download anew. Nothing here is needed: what the cache cannot
-give is read from the store, and a disk that fails is left alone for some minutes.
+give is read from the store, and nothing is copied for some minutes to a disk that has failed.
 
 fsspec's own file caches know neither a size limit nor locks between processes nor checksums.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import math
 import os
 import socket
 import time
@@ -32,6 +34,10 @@ _IN_USE_SECONDS = 600.0
 _CHUNK_BYTES = 16 * 2**20
 # After this time (seconds) a shard that could not be had, or a disk that failed, is tried again.
 _AGAIN_SECONDS = 300.0
+# A shard that is not here after this time (seconds) is read from the store, which may take as long
+# again: all that a step waits for has to be done within the ranks' `collective_timeout`.
+_PATIENCE_SECONDS = 300.0
+_ASK_AGAIN_SECONDS = 0.02
 _AGAIN = f"{_AGAIN_SECONDS / 60:g} minutes"
 
 
@@ -43,14 +49,14 @@ class ShardCache:
         limit: bytes that the shards in it may take.
     """
 
-    def __init__(self, folder: str, limit: int) -> None:
+    def __init__(self, folder: str, limit: float) -> None:
         self._folder = Path(folder)
         self._limit = limit
-        self._off_until = 0.0
+        self._no_copies_until = 0.0
         self._passed_over: dict[str, float] = {}  # shards that could not be had whole, until when
         self._notes: list[str] = []
         self._is_told_of_size = False
-        with self._switched_off_by_errors():
+        with self._no_copies_after_errors():
             self._folder.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()
 
@@ -69,9 +75,7 @@ class ShardCache:
         Returns:
             None if the cache cannot give them: the store has to.
         """
-        if time.monotonic() < max(self._off_until, self._passed_over.get(sha256, 0.0)):
-            return None
-        with self._switched_off_by_errors():
+        with self._no_copies_after_errors():
             if not self._target(sha256).exists() and not self._download(path, size, sha256):
                 return None
             try:
@@ -89,7 +93,7 @@ class ShardCache:
 
     def forget(self, sha256: str) -> None:
         """Removes a copy that has turned out to be damaged."""
-        with self._switched_off_by_errors():
+        with self._no_copies_after_errors():
             self._target(sha256).unlink(missing_ok=True)
 
     def _target(self, sha256: str) -> Path:
@@ -97,15 +101,24 @@ class ShardCache:
 
     def _download(self, path: str, size: int, sha256: str) -> bool:
         """Whether the shard is here now."""
+        if self._is_passed_over(sha256):
+            return False
+        deadline = time.monotonic() + _PATIENCE_SECONDS
         self._folder.mkdir(parents=True, exist_ok=True)
         target, part = self._target(sha256), self._folder / f"{sha256}.part"
-        with _locked(part) as number:
+        with _locked(part, deadline) as number:
+            if number is None:
+                return False  # others are at it still
             # While this holds the lock, nobody else removes or renames the part.
             is_whole = False
             try:
                 if target.exists():  # another process was at it
                     return True
-                is_whole = self._make_room(number, size) and self._fill(number, path, size, sha256)
+                if self._is_passed_over(sha256):  # another thread was, in vain
+                    return False
+                is_whole = self._make_room(number, size) and self._fill(
+                    number, path, size, sha256, deadline
+                )
                 if is_whole:
                     part.replace(target)
             finally:
@@ -113,10 +126,23 @@ class ShardCache:
                     part.unlink()
         return is_whole
 
-    def _fill(self, number: int, path: str, size: int, sha256: str) -> bool:
-        """Whether the whole shard is in the open file now; OSErrors are those of this disk."""
+    def _is_passed_over(self, sha256: str) -> bool:
+        until = max(self._no_copies_until, self._passed_over.get(sha256, 0.0))
+        return time.monotonic() < until
+
+    def _fill(self, number: int, path: str, size: int, sha256: str, deadline: float) -> bool:
+        """Whether the whole shard is in the open file now; OSErrors are those of this disk.
+
+        Args:
+            deadline: after it no further part is asked for.
+        """
         digest = hashlib.sha256()
         for start in range(0, size, _CHUNK_BYTES):
+            if time.monotonic() > deadline:
+                minutes = _PATIENCE_SECONDS / 60
+                why = f"{start} of its {size} bytes came within {minutes:g} minutes"
+                self._pass_over(path, sha256, why)
+                return False
             try:
                 data = storage.read_range(path, start, min(size, start + _CHUNK_BYTES))
             except (OSError, ValueError) as error:
@@ -171,15 +197,18 @@ class ShardCache:
                     part.unlink()
 
     @contextlib.contextmanager
-    def _switched_off_by_errors(self) -> Iterator[None]:
+    def _no_copies_after_errors(self) -> Iterator[None]:
+        """Inside, an error of this disk is told; what is copied already can be read still."""
         try:
             yield
         except OSError as error:
             # Other threads may be at it, and fail too.
-            is_told = time.monotonic() < self._off_until
-            self._off_until = time.monotonic() + _AGAIN_SECONDS
+            is_told = time.monotonic() < self._no_copies_until
+            self._no_copies_until = time.monotonic() + _AGAIN_SECONDS
             if not is_told:
-                self._note(f"going on without it for {_AGAIN}: {error}")
+                # Without the name of the file, since one reason is told once.
+                why = f"[Errno {error.errno}] {error.strerror}" if error.strerror else str(error)
+                self._note(f"nothing more is copied for {_AGAIN}: {why}")
 
     def _note(self, text: str) -> None:
         self._notes.append(f"data.cache={self._folder} on {socket.gethostname()}: {text}")
@@ -193,18 +222,33 @@ def _write(number: int, data: bytes, start: int) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[int]:
-    """The descriptor of a file that is made if it is missing, and locked; waits for others."""
+def _locked(path: Path, deadline: float = math.inf) -> Iterator[int | None]:
+    """The descriptor of a file that is made if it is missing, and locked; waits for others.
+
+    None if they have it at the deadline still.
+    """
     while True:
         number = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(number, fcntl.LOCK_EX)
+            while not _lock(number):
+                if time.monotonic() > deadline:
+                    yield None
+                    return
+                time.sleep(_ASK_AGAIN_SECONDS)
             # Who had it before may have removed or renamed it, and a third may have made another.
             if _is_at(path, number):
                 yield number
                 return
         finally:
             os.close(number)
+
+
+def _lock(number: int) -> bool:
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _is_at(path: Path, number: int) -> bool:

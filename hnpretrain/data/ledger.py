@@ -78,7 +78,7 @@ class Tally:
         ledger: the counts.
         rejects: each rejected sample by name, but for those of quarantined shards, which the
             ledger names.
-        notes: what people should know of, once: the cache is full, ...
+        notes: what people should know of, once: the cache's disk is full, ...
     """
 
     ledger: Ledger = field(default_factory=Ledger)

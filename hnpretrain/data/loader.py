@@ -92,7 +92,7 @@ class DataSettings:
             )
         if storage.is_url(self.cache):
             raise ValueError(f"data.cache={self.cache!r} must be a folder on the node's own disk")
-        if self.cache_gb <= 0:
+        if not self.cache_gb > 0:  # also refuses NaN
             raise ValueError(f"data.cache_gb={self.cache_gb} must be above 0")
         for name in ("block_size", "max_pixels"):
             if getattr(self, name) < 1:
@@ -264,7 +264,7 @@ class Loader:
 
 def block_reader(settings: DataSettings, mixture: Mixture, plan: Plan) -> BlockReader:
     """What reads the blocks of a plan; to be made in the process that uses it."""
-    cache = ShardCache(settings.cache, round(settings.cache_gb * 1e9)) if settings.cache else None
+    cache = ShardCache(settings.cache, settings.cache_gb * 1e9) if settings.cache else None
     shards = ShardSet(mixture, cache)
     return BlockReader(shards, plan, settings.on_bad_shard == "skip")
 

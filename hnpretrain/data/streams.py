@@ -128,10 +128,9 @@ class ShardSet:
                 found = [checksum(part) for part in parts]
         except (OSError, ValueError) as error:
             raise BadShard(self.path(shard), " ".join(str(error).split())) from error
-        _, entry = self._mixture.shard(shard)
         samples: list[StoredSample | Reject] = []
         for number, part, crc, expected in zip(range(start, stop), parts, found, sums, strict=True):
-            where = f"{entry.name} sample {number}"
+            where = f"{self.path(shard)} sample {number}"
             if crc == expected:
                 samples.append(StoredSample(where, part, passage))
             else:
@@ -337,14 +336,15 @@ class BlockReader:
         Which blocks are tried must not depend on what is known of their shards: a run that goes on
         here knows nothing.
         """
-        few = []
+        few = []  # read again if they are needed, rather than held
         for other, place in self._nearby(stream, position):
             spares = _Spares(self._samples(epoch, other, place, quarantine))
             if not spares.are_few:
                 yield spares
             elif len(spares):
-                few.append(spares)
-        yield from few
+                few.append((other, place))
+        for other, place in few:
+            yield _Spares(self._samples(epoch, other, place, quarantine))
 
     def _nearby(self, stream: int, position: int) -> Iterable[tuple[int, int]]:
         """Other blocks, as (stream, position), on the line of all streams: before this one and

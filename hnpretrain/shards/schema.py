@@ -228,7 +228,7 @@ def clean_caption(value: object) -> str:
 
 def is_unicode(text: str) -> bool:
     """False for half a surrogate pair (\\ud800), which JSON can carry and UTF-8 cannot."""
-    return not re.search("[\ud800-\udfff]", text)
+    return text.isascii() or not re.search("[\ud800-\udfff]", text)
 
 
 def _json_object(data: bytes) -> Mapping[str, Any]:

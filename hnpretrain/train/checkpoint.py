@@ -375,10 +375,11 @@ class Checkpoints:
             if key in saved and saved[key] == value:
                 continue
             if key in ("data.shards", "model"):
-                what = "the shards' index has" if key == "data.shards" else "the model has"
+                of_data = "the shards' index has changed since, or weights of data.mixture have"
+                what = of_data if key == "data.shards" else "the model has changed since"
                 raise ValueError(
-                    f"{latest} cannot be continued: {what} changed since. Restore it, or train "
-                    "into another `output`"
+                    f"{latest} cannot be continued: {what}. Restore it, or train into another "
+                    "`output`"
                 )
             before = saved.get(key)
             raise ValueError(

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 # Until the first step is taken: compiling, first reads, restoring and converting may take long.
 _START_TIMEOUT = timedelta(hours=1)
-_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+GROUP_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def whole_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _check_environment() -> None:
-    missing = [name for name in _VARIABLES if name not in os.environ]
+    missing = [name for name in GROUP_VARIABLES if name not in os.environ]
     if missing and "RANK" in os.environ:
         raise ValueError(
             f"RANK is set but {', '.join(missing)} is not: start the ranks with torchrun or "
@@ -190,11 +190,11 @@ def _world_of_one() -> Iterator[None]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    os.environ.update(zip(_VARIABLES, ("0", "0", "1", "127.0.0.1", str(port)), strict=True))
+    os.environ.update(zip(GROUP_VARIABLES, ("0", "0", "1", "127.0.0.1", str(port)), strict=True))
     try:
         yield
     finally:
-        for name in _VARIABLES:
+        for name in GROUP_VARIABLES:
             os.environ.pop(name, None)
 
 

@@ -158,7 +158,7 @@ class Evaluation:
                 self._settings.batch_size,
                 share=_AmongRanks(self._place),
             )
-            # What a rank alone meets between batches, all must hear of.
+            # What a rank alone meets after the last batch, all must hear of.
             runs = (partial(_fitting, partial(each.run, encoder)) for each in self._benchmarks)
             return [on_all(run)[0] for run in runs]
 

@@ -188,7 +188,7 @@ def test_a_bad_sample(tmp_path: Path, name: str) -> None:
         assert len(named) == times
         for _, reject in named:
             assert (reject.key, reject.reason) == (f"{BROKEN:06d}", case.reason)
-            assert reject.detail.startswith(f"{SHARD} sample 4: ")
+            assert reject.detail.startswith(f"{folder / SHARD} sample 4: ")
             assert case.detail in reject.detail
         assert not any(f"{BROKEN:06d}" in batch.keys for rank in ranks for _, batch, _ in rank)
 
@@ -275,7 +275,8 @@ def test_damaged_bytes(tmp_path: Path) -> None:
         _, ledger, named = read_all(folder, world_size)
         assert ledger.rejected == {"checksum_mismatch": times}
         assert ledger.retries >= times
-        assert {reject.detail.split(":")[0] for _, reject in named} == {f"{SHARD} sample 4"}
+        places = {reject.detail.split(":")[0] for _, reject in named}
+        assert places == {f"{folder / SHARD} sample 4"}
 
 
 def test_bytes_that_were_damaged_on_their_way(

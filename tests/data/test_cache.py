@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,12 @@ def test_what_is_being_read_is_not_removed_for_others(
     assert cache.notes() == []
 
 
+def test_no_limit(tmp_path: Path, folder: Path) -> None:
+    cached = batches(loader(folder, cache=str(tmp_path / "cache"), cache_gb=float("inf")), epochs=1)
+    assert all(tally.is_plain for _, _, tally in cached)
+    assert len(kept(tmp_path / "cache")) == 8
+
+
 def test_a_shard_larger_than_the_cache(tmp_path: Path, folder: Path, index: Index) -> None:
     cache = ShardCache(str(tmp_path / "cache"), 1000)
     for entry in index.shards:
@@ -262,7 +269,7 @@ def test_a_disk_that_was_full_is_tried_again(
             assert take(cache, folder, index.shards[0]) is None
             assert take(cache, folder, index.shards[1]) is None
             (note,) = cache.notes()
-            assert "going on without it for 5 minutes: [Errno 28]" in note
+            assert "nothing more is copied for 5 minutes: [Errno 28]" in note
             later(301)
     assert take(cache, folder, index.shards[0]) is not None
     assert cache.notes() == []
@@ -295,6 +302,60 @@ def test_a_shard_whose_download_failed_is_tried_again(
     assert take(cache, folder, index.shards[0]) is not None
 
 
+def test_threads_that_wait_for_a_shard_do_not_try_it_again(
+    tmp_path: Path, folder: Path, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def fails(path: str, *_: int) -> bytes:
+        tried.append(path)
+        time.sleep(0.3)
+        raise OSError("the store is busy")
+
+    monkeypatch.setattr(storage, "read_range", fails)
+    cache = ShardCache(str(tmp_path / "cache"), 10**9)
+    with ThreadPoolExecutor(6) as threads:
+        taken = list(threads.map(lambda _: take(cache, folder, index.shards[0]), range(6)))
+    assert taken == [None] * 6
+    assert len(tried) == len(cache.notes()) == 1
+
+
+def test_whoever_waits_too_long_reads_the_store(
+    tmp_path: Path, folder: Path, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process is at the shard, and its store hangs."""
+    monkeypatch.setattr(cache_module, "_PATIENCE_SECONDS", 0.1)
+    cache = ShardCache(str(tmp_path / "cache"), 10**9)
+    entry = index.shards[0]
+    with cache_module._locked(tmp_path / "cache" / f"{entry.sha256}.part"):
+        assert take(cache, folder, entry) is None
+        assert take(cache, folder, index.shards[1]) is not None
+    assert take(cache, folder, entry) is not None
+    assert cache.notes() == []
+
+
+def test_copies_are_read_where_no_further_ones_can_be_made(
+    tmp_path: Path, folder: Path, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "cache"
+    assert take(ShardCache(str(place), 10**9), folder, index.shards[0]) is not None
+    opened = os.open
+
+    def read_only(path: str | Path, flags: int, *rest: int) -> int:
+        if flags & os.O_CREAT and str(path).startswith(str(place)):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, flags, *rest)
+
+    monkeypatch.setattr(os, "open", read_only)
+    cache = ShardCache(str(place), 10**9)
+    for _ in range(2):
+        assert take(cache, folder, index.shards[1]) is None
+        assert take(cache, folder, index.shards[2]) is None
+        assert take(cache, folder, index.shards[0]) is not None
+    (note,) = cache.notes()
+    assert note.endswith("nothing more is copied for 5 minutes: [Errno 13] Permission denied")
+
+
 def test_copies_of_another_user_are_read(
     tmp_path: Path, folder: Path, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,7 +386,7 @@ def test_a_full_disk_is_said_once_and_left_alone(
     notes = [note for _, _, tally in cached for note in tally.notes]
     assert len(set(notes)) == 1  # of each worker; the run tells it once
     assert len(notes) <= max(1, workers)
-    assert "going on without it for 5 minutes: [Errno 28] No space left on device" in notes[0]
+    assert "nothing more is copied for 5 minutes: [Errno 28] No space left on device" in notes[0]
     assert sum(tally.ledger.lost for _, _, tally in cached) == 0
     assert kept(tmp_path / "cache") == set()
 
@@ -342,6 +403,7 @@ def test_a_folder_that_cannot_be_used_is_said_and_left_alone(tmp_path: Path, fol
     [
         ({"cache": "s3://photos/cache"}, "must be a folder on the node's own disk"),
         ({"cache_gb": 0}, r"data.cache_gb=0 must be above 0"),
+        ({"cache_gb": float("nan")}, r"data.cache_gb=nan must be above 0"),
         ({"on_bad_shard": "ignore"}, "data.on_bad_shard='ignore' is not one of stop, skip"),
     ],
 )

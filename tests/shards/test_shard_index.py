@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import hnpretrain.shards.tar
 import shard_tools.indexing
@@ -361,6 +362,18 @@ def test_verify_tells_what_has_changed(tars: Path) -> None:
     assert problems[1].startswith("00001.tar: sample 000000006: not_an_image")
     path.unlink()
     assert list(verify(str(tars), 10**8, workers=1)) == [f"00001.tar: {path} is missing"]
+
+
+def test_verify_takes_the_bound_of_images_from_the_markers(
+    tars: Path, records: list[dict[str, Any]]
+) -> None:
+    sizes = []
+    for record in records[:12]:
+        with Image.open(PHOTOS / record["image"]) as image:
+            sizes.append(image.width * image.height)
+    done = index(tars, max_pixels=max(sizes) - 1)
+    assert 0 < done.index.samples < 12
+    assert list(verify(str(tars), 10**8, workers=1)) == []
 
 
 def test_a_built_data_set_is_left_alone(tmp_path: Path, few_photos: Path) -> None:

@@ -14,6 +14,7 @@ import psutil
 
 from hnpretrain import config
 from hnpretrain.train import loop
+from hnpretrain.train.distributed import GROUP_VARIABLES
 from hnpretrain.train.log import read_log
 from hnpretrain.train.settings import TrainSettings
 
@@ -24,14 +25,12 @@ model:
     vision_cfg: {image_size: 32, layers: 1, width: 32, head_width: 16, patch_size: 16}
     text_cfg: {context_length: 16, vocab_size: 49408, width: 16, heads: 2, layers: 1}
 """
-# What tells a process its place in a group; this process has one of its own (conftest.py).
-_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _CLOCK = ("samples_per_second", "step_seconds", "data_wait", "memory", "tflops", "mfu")
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment for a process that is to have a group of its own."""
-    return {key: value for key, value in os.environ.items() if key not in _GROUP}
+    """The environment for a process that is to have a group of its own, as this one has."""
+    return {key: value for key, value in os.environ.items() if key not in GROUP_VARIABLES}
 
 
 def write_recipe(path: Path, shards: Path, **settings: Any) -> Path:

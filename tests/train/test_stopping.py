@@ -14,6 +14,8 @@ import pytest
 from fsspec.asyn import AsyncFileSystem
 from fsspec.exceptions import FSTimeoutError
 
+from hnpretrain.data import cache as cache_module
+from hnpretrain.data.cache import ShardCache
 from hnpretrain.data.mixture import read_mixture
 from hnpretrain.data.plan import Run
 from hnpretrain.data.streams import ShardSet
@@ -166,7 +168,8 @@ def test_a_node_that_waits_for_another_ends_on_a_signal(tmp_path, recipe, port):
     assert error == "stopped: the same command goes on from the last checkpoint\n"
 
 
-def test_ranks_wait_longer_than_for_a_shard_that_hangs(shards, monkeypatch):
+@pytest.mark.parametrize("cached", [False, True])
+def test_ranks_wait_longer_than_for_a_shard_that_hangs(tmp_path, shards, monkeypatch, cached):
     """Each request of a block is answered at the last try, and as late as it may be."""
     mixture = read_mixture({str(shards): 1.0})
     clock = 0.0
@@ -194,11 +197,20 @@ def test_ranks_wait_longer_than_for_a_shard_that_hangs(shards, monkeypatch):
             return self._answer((path, start), seconds, Path(path).read_bytes()[start:end])
 
     monkeypatch.setattr(storage, "filesystem", lambda path: (Hanging(), path))
-    monkeypatch.setattr(storage, "time", SimpleNamespace(monotonic=lambda: clock, sleep=wait))
+    faked = SimpleNamespace(monotonic=lambda: clock, sleep=wait, time=time.time)
+    monkeypatch.setattr(storage, "time", faked)
+    monkeypatch.setattr(cache_module, "time", faked)
+    monkeypatch.setattr(cache_module, "_CHUNK_BYTES", 10_000)  # else the shard is one
     monkeypatch.setattr(storage, "random", SimpleNamespace(random=lambda: 1.0))
-    samples = ShardSet(mixture).read(Run(shard=0, start=0, stop=17, passage=0))
+    cache = ShardCache(str(tmp_path / "cache"), 1e9) if cached else None
+    if cached:  # another process is at it for as long as one waits for that
+        wait(cache_module._PATIENCE_SECONDS)
+    samples = ShardSet(mixture, cache).read(Run(shard=0, start=0, stop=17, passage=0))
     assert len(samples) == 17
     assert len(tries) == 4  # the marker's size and bytes, the shard's likewise
+    if cached:
+        assert tries[str(shards / "000000.tar"), 0] == 2 * storage._ATTEMPTS
+        assert "bytes came within 5 minutes" in cache.notes()[0]
     one_more = storage._ATTEMPTS * storage._seconds_for(storage._REQUEST_BYTES)
     assert clock + one_more < 60 * TrainSettings().collective_timeout
 
