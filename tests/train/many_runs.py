@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from hnpretrain.data.samples import Batch
@@ -70,14 +71,13 @@ class _Group:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         with (self._folder / "output").open("wb") as output:
             self._process = subprocess.Popen(
-                [*command, "--nproc_per_node=2", __file__, str(self._folder)],
+                [*command, "--nproc_per_node=2", __file__, str(self._folder), str(os.getpid())],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 text=True,
                 env=clean_environment() | {"PYTHONPATH": os.fspath(ROOT)},
             )
         self._output = (self._folder / "output").open(encoding="utf-8")
-        atexit.register(end, self._process)
 
     def run(self, job: dict[str, Any]) -> str:
         """What the ranks print at a job; fails, and ends them, if they do not come to its end."""
@@ -103,11 +103,13 @@ def _write(path: Path, text: str) -> None:
     path.with_suffix(".part").rename(path)
 
 
-def _work(folder: Path, rank: int) -> None:
-    """A rank's jobs, for ever."""
+def _work(folder: Path, tests: int, rank: int) -> None:
+    """A rank's jobs, until the process of the tests is gone, however that has ended."""
     for number in itertools.count():
         path = folder / str(number)
         while not path.exists():
+            if not psutil.pid_exists(tests):
+                return
             time.sleep(0.01)
         job = json.loads(path.read_text())
         for lines in job["runs"]:
@@ -172,4 +174,7 @@ def _train(recipe: Path, lines: Sequence[str], rank: int) -> None:
 
 if __name__ == "__main__":
     with process_group() as place:
-        _work(Path(sys.argv[1]), place.rank)
+        jobs = Path(sys.argv[1])
+        _work(jobs, int(sys.argv[2]), place.rank)
+        if place.is_main:
+            shutil.rmtree(jobs)
