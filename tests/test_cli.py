@@ -97,7 +97,8 @@ def test_torchrun_may_not_restart_what_was_asked_to_stop():
 
 def test_ranks_share_the_cores(tmp_path):
     script = tmp_path / "threads.py"
-    script.write_text("import os\nprint(os.environ['OMP_NUM_THREADS'])\n")
+    # In one write each: two ranks share the pipe.
+    script.write_text("import os\nos.write(1, f\"{os.environ['OMP_NUM_THREADS']}\\n\".encode())\n")
     cores = len(os.sched_getaffinity(0))
     command = [sys.executable, "-m", "launch.torchrun", "--standalone"]
     environment = clean_environment()
