@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 # What each part may import of the others; its own modules are always allowed.
 ALLOWED = {
     "hnpretrain.config": set(),
+    "hnpretrain.runs": set(),
     "hnpretrain.shards": set(),
     "hnpretrain.losses": set(),
     "hnpretrain.bench": {
@@ -24,7 +25,12 @@ ALLOWED = {
     },
     "hnpretrain.worlds": {"hnpretrain.config", "hnpretrain.shards"},
     "hnpretrain.data": {"hnpretrain.shards"},
-    "hnpretrain.models": {"hnpretrain.config", "hnpretrain.data", "hnpretrain.shards"},
+    "hnpretrain.models": {
+        "hnpretrain.config",
+        "hnpretrain.data",
+        "hnpretrain.runs",
+        "hnpretrain.shards",
+    },
     "hnpretrain.eval": {"hnpretrain.config", "hnpretrain.models", "hnpretrain.shards"},
     "hnpretrain.train": {
         "hnpretrain.cli",
@@ -33,6 +39,7 @@ ALLOWED = {
         "hnpretrain.eval",  # benchmarks of the model that is being trained
         "hnpretrain.losses",
         "hnpretrain.models",
+        "hnpretrain.runs",
         "hnpretrain.shards",
     },
     "hnpretrain.demo": {
@@ -42,7 +49,13 @@ ALLOWED = {
         "hnpretrain.worlds",
     },
     "shard_tools": {"hnpretrain.bench", "hnpretrain.config", "hnpretrain.shards"},
-    "launch": {"hnpretrain.config", "hnpretrain.train", "shard_tools"},
+    "launch": {
+        "hnpretrain.config",
+        "hnpretrain.runs",
+        "hnpretrain.shards",
+        "hnpretrain.train",
+        "shard_tools",
+    },
 }
 
 

@@ -27,11 +27,11 @@ from hnpretrain.models.build import (
     build_from_folder,
     one_line,
 )
+from hnpretrain.runs import LATEST_NAME, latest_checkpoint
 from hnpretrain.shards import storage
 
 WEIGHTS_NAME = "open_clip_model.safetensors"
 EMA_NAME = "open_clip_model_ema.safetensors"
-LATEST_NAME = "latest"
 # DeepSpeed's file with the weights, whole and float32; of ZeRO stages 0 to 2.
 _DEEPSPEED_NAME = "mp_rank_00_model_states.pt"
 
@@ -132,14 +132,6 @@ def write_config(loaded: LoadedModel, folder: Path) -> None:
     preprocess = dict(loaded.model.visual.preprocess_cfg)
     value = {"model_cfg": loaded.config, "preprocess_cfg": preprocess}
     storage.write_bytes(str(folder / CONFIG_NAME), (json.dumps(value, indent=2) + "\n").encode())
-
-
-def latest_checkpoint(run: Path) -> Path | None:
-    """The run's newest complete checkpoint, or None."""
-    latest = run / "checkpoints" / LATEST_NAME
-    if not latest.is_file():
-        return None
-    return latest.parent / latest.read_text().strip()
 
 
 def _load_folder(folder: Path, ema: bool) -> LoadedModel:

@@ -37,13 +37,8 @@ from hnpretrain.data.ledger import Ledger
 from hnpretrain.data.loader import Position
 from hnpretrain.models import LoadedModel
 from hnpretrain.models.build import one_line
-from hnpretrain.models.store import (
-    EMA_NAME,
-    LATEST_NAME,
-    latest_checkpoint,
-    write_config,
-    write_weights,
-)
+from hnpretrain.models.store import EMA_NAME, write_config, write_weights
+from hnpretrain.runs import LATEST_NAME, latest_checkpoint
 from hnpretrain.shards import storage
 from hnpretrain.train.distributed import Place, is_of_group, on_main, whole_tensors
 from hnpretrain.train.durable import WRITE_ERRORS, durable_writes, sync
@@ -157,6 +152,25 @@ def ranks_of(checkpoint: Path) -> int:
     """
     with readable(checkpoint):
         return int(json.loads((checkpoint / STATE_NAME).read_text())["ranks"])
+
+
+def fits_parts(checkpoint: Path, zero_stage: int, ranks: int) -> bool:
+    """Whether a checkpoint's parts are those of such a run; else its whole state is to be loaded.
+
+    Raises:
+        ValueError: they are not, and there is no whole state; or it cannot be read.
+    """
+    with readable(checkpoint):
+        state = json.loads((checkpoint / STATE_NAME).read_text())
+        stage, written = state["zero_stage"], state["ranks"]
+    fits = stage == zero_stage and (stage == 0 or ranks == written)
+    if not fits and not (checkpoint / WHOLE_NAME).is_file():
+        raise ValueError(
+            f"{checkpoint} was saved at zero_stage={stage} by {written} processes, now it is "
+            f"zero_stage={zero_stage} and {ranks}: run `hnpretrain checkpoint convert "
+            f"{checkpoint.parent.parent}`, and then go on"
+        )
+    return bool(fits)
 
 
 @contextlib.contextmanager
@@ -337,17 +351,8 @@ class Checkpoints:
             state = json.loads((latest / STATE_NAME).read_text())
             identity, remembered = state["identity"], state["loss"]
             progress = Progress.from_json(state["progress"])
-            stage, ranks = state["zero_stage"], state["ranks"]
         self._check(identity, latest)
-        fits = stage == engine.zero_optimization_stage() and (
-            stage == 0 or ranks == self._place.world_size
-        )
-        if not fits and not (latest / WHOLE_NAME).is_file():
-            raise ValueError(
-                f"{latest} was saved at zero_stage={stage} by {ranks} processes, now it is "
-                f"zero_stage={engine.zero_optimization_stage()} and {self._place.world_size}: "
-                f"run `hnpretrain checkpoint convert {self._folder.parent}`, and then go on"
-            )
+        fits = fits_parts(latest, engine.zero_optimization_stage(), self._place.world_size)
         with readable(latest):
             if fits:
                 path, _ = engine.load_checkpoint(str(self._folder), tag=latest.name)

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from hnpretrain.models.store import WEIGHTS_NAME, latest_checkpoint, save_tensors
+from hnpretrain.models.store import WEIGHTS_NAME, save_tensors
+from hnpretrain.runs import latest_checkpoint
 from hnpretrain.train.checkpoint import STATE_NAME, readable
 from hnpretrain.train.durable import sync
 from hnpretrain.train.whole import MOMENTS, STEPS, WHOLE_NAME

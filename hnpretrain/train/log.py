@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from hnpretrain.config import without_secrets
+from hnpretrain.runs import LOG_NAME
 from hnpretrain.shards import storage
 from hnpretrain.train.machine import in_words
 from hnpretrain.train.trackers import Point, Tracker
 
-LOG_NAME = "log.jsonl"
 # The events whose numbers trackers get, and under what name.
 _TRACKED = {"step": "train", "evaluation": "evaluation"}
 

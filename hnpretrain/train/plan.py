@@ -17,7 +17,7 @@ from hnpretrain.data.loader import make_plan
 from hnpretrain.data.mixture import Mixture, read_mixture
 from hnpretrain.data.plan import Plan
 from hnpretrain.models import build
-from hnpretrain.models.store import latest_checkpoint
+from hnpretrain.runs import latest_checkpoint
 from hnpretrain.train.caching import check_micro_batches
 from hnpretrain.train.captions import CaptionSample, sample_captions
 from hnpretrain.train.evaluation import load_benchmarks
@@ -59,7 +59,7 @@ def foresee(settings: TrainSettings, ranks: int, mfu: float = 0.4) -> dict[str, 
     load_benchmarks(settings.evaluation)
     mixture = read_mixture(settings.data.weights)
     plan = make_plan(settings.data, mixture, settings.batch_size, settings.seed, ranks)
-    model = build(settings.model)
+    model = build(settings.model, with_weights=False)  # they are large, and change no number here
     loss = settings.loss.make(settings.data.negatives)
     chosen = lay_out_for(model.model, loss, settings)
     captions = sample_captions(settings.data, mixture, model.tokenizer, settings.seed)

@@ -13,10 +13,11 @@ from hnpretrain.config import without_secrets
 from hnpretrain.data.ledger import Ledger, Tally
 from hnpretrain.data.loader import Position
 from hnpretrain.losses import LossOutput
+from hnpretrain.runs import LOG_NAME
 from hnpretrain.train.checkpoint import Progress
 from hnpretrain.train.distributed import Place
 from hnpretrain.train.edge import Edge
-from hnpretrain.train.log import LOG_NAME, RunLog, console_line
+from hnpretrain.train.log import RunLog, console_line
 from hnpretrain.train.machine import in_use
 from hnpretrain.train.setup import Run
 

@@ -15,10 +15,11 @@ import torch
 
 from hnpretrain import config
 from hnpretrain.data.loader import Loader, make_plan
-from hnpretrain.data.mixture import Mixture
+from hnpretrain.data.mixture import Mixture, read_mixture
 from hnpretrain.data.texts import TextLayout
 from hnpretrain.losses import HardNegativeContrastiveLoss
 from hnpretrain.models import LoadedModel, build
+from hnpretrain.runs import latest_checkpoint
 from hnpretrain.shards import storage
 from hnpretrain.train.agreement import read_equal_mixture, require_equal_settings
 from hnpretrain.train.caching import check_micro_batches
@@ -29,6 +30,7 @@ from hnpretrain.train.checkpoint import (
     Progress,
     Trained,
     find_latest,
+    fits_parts,
     ranks_of,
     readable,
 )
@@ -44,7 +46,7 @@ from hnpretrain.train.memory import Job, choose, told
 from hnpretrain.train.optimizer import warmup_warning
 from hnpretrain.train.peaks import device_peak
 from hnpretrain.train.profiling import StepProfiler, require_rank
-from hnpretrain.train.settings import TrainSettings
+from hnpretrain.train.settings import TrainSettings, require_shards
 from hnpretrain.train.towers import lay_out_for
 from hnpretrain.train.trackers import Tracker, open_trackers, require_packages
 
@@ -82,6 +84,23 @@ class Run:
         return Trained(self.engine, self.model, self.loss, self.average)
 
 
+def require_fit(settings: TrainSettings, ranks: int) -> None:
+    """Sees, before they are started, that so many ranks could begin the run, or go on with it.
+
+    Raises:
+        ValueError: the settings name no data, or they, the data and the number do not fit together.
+        OSError: the indexes could not be read.
+    """
+    require_shards(settings)
+    require_rank(settings.profile, ranks)
+    latest = latest_checkpoint(Path(settings.output))
+    if latest:
+        fits_parts(latest, settings.zero_stage, ranks)
+    settings = _with_streams(settings, _read_config(latest) if latest else None)
+    mixture = read_mixture(settings.data.weights)
+    make_plan(settings.data, mixture, settings.batch_size, settings.seed, ranks)
+
+
 def set_up(settings: TrainSettings, place: Place) -> Run:
     """Builds what a training is made of and restores its latest checkpoint; collective.
 
@@ -96,9 +115,7 @@ def set_up(settings: TrainSettings, place: Place) -> Run:
     folder = Path(settings.output)
     latest = find_latest(folder)
     before = on_main(lambda: _read_config(latest)) if latest else None
-    if before and not settings.data.streams:
-        # A run that goes on keeps the number of streams that was chosen when it began.
-        settings = replace(settings, data=replace(settings.data, streams=before.data.streams))
+    settings = _with_streams(settings, before)
     ranks = on_main(lambda: ranks_of(latest)) if latest else 0
     if before and not settings.micro_batches and ranks == place.world_size:
         # Likewise of micro-batches, on which draws depend; on other ranks they differ anyway.
@@ -180,6 +197,13 @@ def set_up(settings: TrainSettings, place: Place) -> Run:
         peak=peak,
         flops=flops,
     )
+
+
+def _with_streams(settings: TrainSettings, before: TrainSettings | None) -> TrainSettings:
+    """A run that goes on keeps the number of streams that was chosen when it began."""
+    if before is None or settings.data.streams:
+        return settings
+    return replace(settings, data=replace(settings.data, streams=before.data.streams))
 
 
 def _with_micro_batches(

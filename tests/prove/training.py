@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from hnpretrain.models.store import latest_checkpoint
+from hnpretrain.runs import latest_checkpoint
 from hnpretrain.train.log import read_log
 from tests.support.datasets import tile, write_dataset
 from tests.support.training import (

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from hnpretrain.models import export, load
-from hnpretrain.models.store import latest_checkpoint
+from hnpretrain.runs import latest_checkpoint
 from hnpretrain.train import checkpoint, durable, loop
 from hnpretrain.train.checkpoint import CheckpointSettings
 from hnpretrain.train.convert import convert

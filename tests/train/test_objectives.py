@@ -9,8 +9,8 @@ from hnpretrain.data.texts import TextLayout
 from hnpretrain.losses.objectives import OBJECTIVES
 from hnpretrain.models import ModelSettings, build
 from hnpretrain.models.parts import PatchRecorder
-from hnpretrain.models.store import latest_checkpoint
 from hnpretrain.models.texts import TextEncoder
+from hnpretrain.runs import latest_checkpoint
 from tests.support.training import kill_after, loss_lines, start, train, train_here, write_recipe
 
 TERMS = {

@@ -13,7 +13,7 @@ from torch.distributed import DistBackendError
 
 from hnpretrain import config
 from hnpretrain.models import build, load
-from hnpretrain.models.store import latest_checkpoint
+from hnpretrain.runs import latest_checkpoint
 from hnpretrain.train import checkpoint, loop
 from hnpretrain.train.edge import Wish
 from hnpretrain.train.log import read_log
