@@ -5,7 +5,9 @@ The `commands` modules import nothing heavy at their top, so `--help` answers at
 
 from __future__ import annotations
 
+import io
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -65,6 +67,8 @@ def run_command(command: Callable[..., None]) -> None:
 
 
 def _exit_with_one_line(program: typer.Typer) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):  # files and pipes, as of jobs, get whole lines
+        sys.stdout.reconfigure(line_buffering=True, write_through=False)
     try:
         program()
     except (ValueError, OSError) as error:
@@ -72,8 +76,10 @@ def _exit_with_one_line(program: typer.Typer) -> None:
         if os.environ.get("WORLD_SIZE", "1") != "1":
             rank = os.environ.get("RANK", "0")
             prefix = f"[rank {rank}] "
-            if rank != "0":
-                # Mostly all ranks fail alike: rank 0 says so, and torchrun ends the rest meanwhile.
+            if rank != "0" or isinstance(error, ConnectionError):
+                # Mostly all ranks fail alike, and rank 0 says so; or one has failed, and says why.
+                # The launcher ends the rest meanwhile, which have failed and were not stopped.
+                signal.signal(signal.SIGTERM, lambda *_: os._exit(1))
                 time.sleep(_OTHER_RANKS_WAIT)
         from hnpretrain.config import without_secrets
 

@@ -55,8 +55,13 @@ def train(
     from hnpretrain.config import load
     from hnpretrain.train.loop import train as run
     from hnpretrain.train.settings import TrainSettings
+    from hnpretrain.train.stopping import Stopped, stay
 
-    run(load(TrainSettings, config, overrides or []))
+    try:
+        run(load(TrainSettings, config, overrides or []))
+    except Stopped:
+        stay()
+        raise
 
 
 def export(

@@ -29,6 +29,15 @@ class Stopped(SystemExit):
         super().__init__(EXIT_STATUS)
 
 
+def stay() -> None:
+    """From now on no signal ends this process, which has saved and ends with its own status.
+
+    Launchers end the other ranks as soon as one has left.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 class StopRequest:
     """Whether a signal has asked this process to stop; listens inside its `with` block.
 

@@ -100,6 +100,20 @@ def test_the_same_signal_again_ends_at_once():
     assert done.returncode == -signal.SIGTERM
 
 
+def test_what_has_saved_ends_with_its_own_status():
+    """Launchers end the other ranks as soon as one has left."""
+    script = (
+        "import os, signal, sys\n"
+        "from hnpretrain.train import stopping\n"
+        "stopping.stay()\n"
+        "for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):\n"
+        "    os.kill(os.getpid(), number)\n"
+        "raise stopping.Stopped\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], timeout=60, check=False)
+    assert done.returncode == 75
+
+
 def test_the_launcher_hands_it_on_and_tells_that_the_run_is_saved(tmp_path, recipe):
     """Two ranks; the signal comes to the launcher alone."""
     command = [sys.executable, "-m", "hnpretrain.cli", "launch", "local", str(recipe)]
