@@ -28,8 +28,10 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 # Proofs that are too long for `make test`: builds that are killed a hundred times; trainings that are
-# killed, resized and left running; the demo's table over three seeds.
+# killed, resized and left running, or meet a cluster's limits (which takes Slurm: see
+# tests/slurm/cluster.py); the demo's table over three seeds.
 prove: $(INSTALLED)
 	$(BIN)/python -m tests.prove.kills
 	$(BIN)/python -m tests.prove.training
+	$(BIN)/python -m tests.prove.slurm
 	$(BIN)/python -m tests.prove.demo_seeds prove

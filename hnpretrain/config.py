@@ -21,8 +21,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 T = TypeVar("T")
 
+# Of any YAML: how `hnpretrain launch` starts it. What is started passes over it.
+LAUNCH_SECTION = "launch"
 
-def load(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] = ()) -> T:
+
+def load(
+    cls: type[T],
+    path: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    section: str = "",
+) -> T:
     """Builds `cls` from its defaults, then a YAML file, then `key=value` overrides.
 
     Args:
@@ -31,6 +40,8 @@ def load(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] 
         overrides: `a.b=value` strings. Where the setting is a text, the value is taken as it
             stands (a folder `0123` stays one) but for quotes around it and references to other
             settings (`runs/${seed}`); else it is read as YAML.
+        section: the part of the file, and of the overrides (`SECTION.a=value`), that is read;
+            without one, all but `launch` is.
 
     Raises:
         ValueError: the file is missing or not a mapping, a key is unknown (the nearest right name
@@ -40,15 +51,21 @@ def load(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] 
     if path is not None:
         if not Path(path).is_file():
             raise ValueError(f"config {str(path)!r} is not a file")
-        layers.append(_as_mapping(_read_yaml(path), f"config {str(path)!r}"))
+        layer = _as_mapping(_read_yaml(path), f"config {str(path)!r}")
+        if section:
+            layer = _as_mapping(layer.get(section) or OmegaConf.create(), f"{section} in {path}")
+        else:
+            layer.pop(LAUNCH_SECTION, None)
+        layers.append(layer)
     for override in overrides:
         if "=" not in override.lstrip("="):
             raise ValueError(f"override {override!r}: write it as key=value, for example seed=1")
-        layers.append(_as_mapping(_read_override(cls, override), "the overrides"))
+        key = override.removeprefix(f"{section}.") if section else override
+        layers.append(_as_mapping(_read_override(cls, key), "the overrides"))
 
     try:
         for layer in layers:
-            _check_keys(cls, layer, prefix="")
+            _check_keys(cls, layer, prefix=f"{section}." if section else "")
         merged = OmegaConf.merge(OmegaConf.structured(cls), *layers)
         value = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
@@ -58,11 +75,13 @@ def load(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] 
     return value
 
 
-def to_yaml(settings: Any) -> str:
+def to_yaml(settings: Any, *, secrets: bool = False) -> str:
     """The settings as YAML, all defaults written out; `load` reads it back to an equal value.
 
-    But for the secrets of URLs, which it does not hold.
+    But for the secrets of URLs, which it holds only if asked to.
     """
+    if secrets:
+        return OmegaConf.to_yaml(OmegaConf.structured(settings))
     return OmegaConf.to_yaml(to_dict(settings))
 
 

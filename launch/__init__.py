@@ -1,1 +1,1 @@
-"""Starting runs: `torchrun` on one box."""
+"""Starting runs: `torchrun` on one box; trainings and arrays of shard jobs on a Slurm cluster."""

@@ -54,6 +54,11 @@ def test_wrong_use_is_status_2(arguments):
         (["shard", "verify", "/nowhere"], "error: "),
         (["launch", "local", "x.yaml", "--nproc", "0"], "error: --nproc=0 must be at least 1"),
         (["launch", "local", "x.yaml", "--nproc", "2"], "error: config 'x.yaml' is not a file"),
+        (["launch", "status", "runs/x"], "error: nothing was launched for runs/x: "),
+        (
+            ["launch", "logs", "s3://me:pw@b/x"],
+            "error: s3://b/x is a URL: set launch.folder (--folder",
+        ),
     ],
 )
 def test_failure_is_status_1_and_one_line(arguments, message):

@@ -5,6 +5,9 @@ import pytest
 
 from hnpretrain import config
 from hnpretrain.train.settings import TrainSettings
+from launch import settings as launch_settings
+from launch.settings import ArrayLaunch, TrainingLaunch
+from shard_tools.settings import BuildSettings
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -122,6 +125,14 @@ def test_recipes_are_settings_of_a_training(path):
     settings = config.load(TrainSettings, path)
     assert settings.output == f"runs/{path.stem}"
     settings.loss.make(settings.data.negatives)
+    ranks = launch_settings.read(TrainingLaunch, str(path), []).ranks
+    assert settings.batch_size % ranks == 0
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("shards-*.yaml")), ids=lambda path: path.stem)
+def test_recipes_are_settings_of_a_build(path):
+    config.load(BuildSettings, path)
+    launch_settings.read(ArrayLaunch, str(path), [])
 
 
 def test_urls_are_told_without_their_secrets():

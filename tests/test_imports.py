@@ -117,6 +117,7 @@ def loaded_by(statement):
         "from shard_tools.lean_spacy import spacy",
         "import hnpretrain.shards.index",
         "import hnpretrain.worlds.build",
+        "import launch.follow",
     ],
 )
 def test_no_torch_where_none_is_needed(statement):

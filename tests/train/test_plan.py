@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +13,12 @@ from hnpretrain import config
 from hnpretrain.train import plan
 from hnpretrain.train.plan import foresee
 from hnpretrain.train.settings import TrainSettings
+from launch import settings as launch_settings
+from launch.settings import TrainingLaunch
 from tests.support.datasets import tile, write_dataset
 from tests.support.training import clean_environment, loss_lines, train_here, write_recipe
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.fixture
@@ -36,6 +41,18 @@ def test_it_tells_what_the_training_does(tmp_path, recipe):
     assert "seed" not in told["changed"]
     assert told["output_holds_a_run"]
     assert not foreseen(recipe, f"output={tmp_path}/another")["output_holds_a_run"]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("vit-*.yaml")), ids=lambda path: path.stem)
+def test_recipes(path, tmp_path):
+    """Those of `configs`, with the number of ranks that they are launched with."""
+    shards = tmp_path / "shards"
+    write_dataset(shards, (tile(i) for i in range(64)), per_shard=20)
+    ranks = launch_settings.read(TrainingLaunch, str(path), []).ranks
+    told = foreseen(path, f"data.shards={shards}", "batch_size=64", ranks=ranks)
+    assert told["data"]["steps_per_epoch"] == 1
+    assert told["data"]["batch_size_of_a_rank"] == 64 // ranks
+    assert told["model"]["parameters"] > 5e7
 
 
 def test_brackets_in_paths_are_shown(tmp_path, recipe, shards, capsys):
