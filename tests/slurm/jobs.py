@@ -12,6 +12,10 @@ from launch import queue
 from launch.record import Record
 from tests.support.training import lines_of
 
+# Of the training that the tests disturb.
+EPOCHS = 24
+STEPS = 5 * EPOCHS
+
 _SECONDS = 150.0
 
 
@@ -65,3 +69,12 @@ def ranks_of(config: Path) -> list[int]:
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
     return [found[rank] for rank in sorted(found)]
+
+
+def log_of(record: Record) -> str:
+    return Path(record.log).read_text()
+
+
+def get_on(record: Record) -> None:
+    """Waits for some more steps, so that the run is met in its middle."""
+    wait_for_lines(record, lines_of(Path(record.output)) + 12)
