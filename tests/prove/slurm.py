@@ -33,7 +33,9 @@ def main() -> None:
             folder / "recipe.yaml", shards, batch_size=8, epochs=_EPOCHS,
             checkpoint="{every: 1000}",
             # Slurm may tell of a time limit up to a minute before it is asked to.
-            launch="{nodes: 2, gpus_per_node: 0, minutes: 2, signal_seconds: 30}",
+            # As many threads as torchrun gives: sums depend on them.
+            launch="{nodes: 2, gpus_per_node: 0, minutes: 2, signal_seconds: 30, "
+            "environment: {OMP_NUM_THREADS: '1'}}",
         )  # fmt: skip
         alone, run = folder / "alone", folder / "run"
         train(recipe, f"output={alone}")

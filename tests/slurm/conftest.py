@@ -38,7 +38,9 @@ def shards(tmp_path_factory):
 def recipe(tmp_path_factory, shards):
     return write_recipe(
         tmp_path_factory.mktemp("recipe") / "recipe.yaml", shards, batch_size=8, epochs=EPOCHS,
-        checkpoint="{every: 10}", launch="{nodes: 2, gpus_per_node: 0, minutes: 10}",
+        checkpoint="{every: 10}",
+        # As many threads as torchrun gives: sums depend on them.
+        launch="{nodes: 2, gpus_per_node: 0, minutes: 10, environment: {OMP_NUM_THREADS: '1'}}",
     )  # fmt: skip
 
 
