@@ -63,9 +63,9 @@ def main() -> None:
         assert loss_lines(run) == loss_lines(alone)
         limits = log.read_text().count(_ASKED)
     print(
-        f"{limits} time limits, the first after {at_limit} lines of the log, and a more urgent job "
-        f"after {at_preemption}: all {5 * _EPOCHS} loss lines are those of the run that was left "
-        "alone"
+        f"stopped by its time limit {limits} x, first after {at_limit} lines of the log, and by a "
+        f"more urgent job after {at_preemption}: all {5 * _EPOCHS} loss lines are those of the run "
+        "that was left alone"
     )
 
 
