@@ -24,7 +24,8 @@ def print_loss(rows: Sequence[Row]) -> None:
         "loss err": lambda row: f"{row['loss_error']:.0e}",
         "grad err": lambda row: f"{row['gradient_error']:.0e}",
     }
-    _print("loss", ("B", "D", "K", "dtype", "ranks", "device"), columns, rows)
+    notes = [f"{row['case']} failed: {row['failure']}" for row in rows if row["failure"]]
+    _print("loss", ("B", "D", "K", "dtype", "ranks", "device"), columns, rows, notes)
 
 
 def print_text(rows: Sequence[Row]) -> None:
@@ -102,7 +103,7 @@ def _print(
         table.add_column(name, justify="right")
     for row in rows:
         if row["seconds"] is None:
-            table.add_row(row["case"], "memory")
+            table.add_row(row["case"], "failed" if row.get("failure") else "memory")
         else:
             table.add_row(row["case"], *(cell(row) for cell in columns.values()))
     console = Console()

@@ -5,6 +5,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from hnpretrain.bench import loss
+from hnpretrain.bench.contenders import Contender, contenders
+from hnpretrain.bench.report import print_loss
 from hnpretrain.cli import app
 
 
@@ -34,6 +37,20 @@ def test_rows_hold_time_memory_and_errors(tmp_path):
             assert row["ratio"] > 0
     for shown in ("B=128", "open_clip, no negatives", "grad err"):
         assert shown in result.output.replace("\n", " ")
+
+
+def test_a_peer_that_cannot_do_the_case_is_told(monkeypatch, capsys):
+    def fails(_):
+        raise RuntimeError("out of shared memory")
+
+    broken = Contender("peer", False, "none", lambda: fails, 4)
+    monkeypatch.setattr(loss, "contenders", lambda *case: [*contenders(*case), broken])
+    monkeypatch.setattr(loss, "_in_ranks", lambda work, *arguments: work(*arguments))
+    case = loss.Case(B=64, D=16, K=0, dtype="fp32", ranks=1, device="cpu", repeats=1)
+    (rows,) = loss.compare([case])
+    assert [row["case"] for row in rows if row["seconds"] is None] == ["peer"]
+    print_loss(rows)
+    assert "peer failed: RuntimeError: out of shared memory" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
