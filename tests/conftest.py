@@ -1,11 +1,15 @@
 """Settings for all tests, made before torch is imported, and a bucket."""
 
 import os
+import signal
 
 import pytest
 
 # Tests start several processes on two cores; more threads than cores slow all of them down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell's background job ignores Ctrl-C, and so would all that it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module")
