@@ -53,10 +53,9 @@ def status(output: str, folder: str = "") -> list[str]:
     for job in found.jobs:
         lines += _job_lines(found, job)
     lines.append(f"log: {found.log}")
-    if found.cluster == "slurm" and found.kind == "training":
-        ended = not any(each.is_active for each in queue.states(found.jobs[0]))
-        if ended and not Path(found.log).exists():
-            lines.append(f"it has left no log: do its nodes see {place}?")
+    is_job = found.cluster == "slurm" and found.kind == "training"
+    if is_job and not Path(found.log).exists() and not is_active(found):
+        lines.append(f"it has left no log: do its nodes see {place}?")
     if found.kind == "training":
         lines += _run_lines(Path(found.output))
     return lines

@@ -14,6 +14,7 @@ The second node sees an empty folder where the first sees `private`: a disk that
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import fcntl
 import os
@@ -319,6 +320,7 @@ def _edit_hosts(edit: Callable[[list[str]], list[str]]) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()  # --help starts nothing
     why = missing()
     if why:
         sys.exit(f"error: {why}")
