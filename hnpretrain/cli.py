@@ -77,15 +77,26 @@ def _exit_with_one_line(program: typer.Typer) -> None:
             rank = os.environ.get("RANK", "0")
             prefix = f"[rank {rank}] "
             if rank != "0" or isinstance(error, ConnectionError):
-                # Mostly all ranks fail alike, and rank 0 says so; or one has failed, and says why.
-                # The launcher ends the rest meanwhile, which have failed and were not stopped.
-                signal.signal(signal.SIGTERM, lambda *_: os._exit(1))
-                time.sleep(_OTHER_RANKS_WAIT)
+                _let_others_speak(error)
         from hnpretrain.config import without_secrets
 
         text = without_secrets(" ".join(str(error).split()))
         print(f"{prefix}error: {text}", file=sys.stderr, flush=True)
         sys.exit(1)
+
+
+def _let_others_speak(error: Exception) -> None:
+    """Waits: mostly all ranks fail alike, and rank 0 says so; or one has failed, and says why.
+
+    The launcher ends the rest meanwhile, which have failed and were not stopped.
+    """
+    from hnpretrain.train.stopping import was_asked
+
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(1))
+    # It may have done so already, while the error was on its way here, and does it once.
+    if isinstance(error, ConnectionError) and was_asked(_OTHER_RANKS_WAIT):
+        os._exit(1)
+    time.sleep(_OTHER_RANKS_WAIT)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from hnpretrain import cli
 from tests.support.training import clean_environment, write_recipe
 
 COMMANDS = ["demo", "world", "shard", "plan", "train", "launch", "eval", "export", "bench"]
@@ -82,6 +83,42 @@ def test_a_failure_of_all_ranks_is_one_line(tmp_path):
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"[rank 0] error: {tmp_path}/nowhere/index.json does not exist")
+
+
+@pytest.mark.parametrize("where", ["first", "on the way", "last"])
+def test_a_rank_that_has_lost_another_leaves_it_to_that_to_tell(tmp_path, where):
+    """Whether the launcher ends it before its own error, while that is on its way, or after it."""
+    script = tmp_path / "lost.py"
+    script.write_text(f"""
+import os, signal, threading
+from hnpretrain.cli import run_command
+from hnpretrain.train.stopping import StopRequest
+
+def end():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+def command():
+    with StopRequest():
+        if {where!r} == "first":
+            end()
+        try:
+            raise ConnectionError("another rank is gone")
+        finally:
+            if {where!r} == "on the way":
+                end()
+            if {where!r} == "last":
+                threading.Timer(2, end).start()
+
+run_command(command)
+""")
+    group = {"RANK": "0", "WORLD_SIZE": "2"}
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=100,
+        env=clean_environment() | group, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "")
+    assert time.monotonic() - started < cli._OTHER_RANKS_WAIT
 
 
 def test_a_killed_rank_is_told_in_one_line(tmp_path):

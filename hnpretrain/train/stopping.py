@@ -7,6 +7,7 @@ other their flags with each step (edge.py), save together, and end with a status
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -20,6 +21,8 @@ from hnpretrain.data.workers import SIGNALS
 EXIT_STATUS = 75
 # A scheduler may send a signal to the launcher and to the ranks, which then get it twice.
 _ONE_SIGNAL = 5.0  # seconds
+
+_asked_at = -math.inf  # by time.monotonic()
 
 
 class Stopped(SystemExit):
@@ -36,6 +39,15 @@ def stay() -> None:
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def was_asked(seconds: float) -> bool:
+    """Whether this process was asked to stop in the last `seconds`, be it that nobody listens now.
+
+    A launcher asks so once, as soon as one rank has failed: mostly this one fails of that, too, but
+    the signal may come first.
+    """
+    return time.monotonic() - _asked_at < seconds
 
 
 class StopRequest:
@@ -70,7 +82,8 @@ class StopRequest:
         del frame
         if self.signal is None:
             self.signal = signal.Signals(number)
-        now = time.monotonic()
+        global _asked_at
+        _asked_at = now = time.monotonic()
         if now - self._since.setdefault(number, now) > _ONE_SIGNAL:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
