@@ -47,7 +47,7 @@ app.command("plan")(training.plan)
 app.command("train")(training.train)
 app.add_typer(training.checkpoint_app, name="checkpoint")
 app.add_typer(launch.commands.app, name="launch")
-app.command("eval")(evaluation.evaluate)
+app.add_typer(evaluation.app, name="eval")
 app.command("export")(training.export)
 
 

@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import zip_longest
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import open_clip
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hnpretrain.models import LoadedModel
@@ -30,7 +29,7 @@ from hnpretrain.train.log import RunLog
 
 if TYPE_CHECKING:  # at run time where there are benchmarks: pyarrow is slow to import
     from hnpretrain.eval.benchmarks.base import Benchmark
-    from hnpretrain.eval.report import Result
+    from hnpretrain.eval.results import Result
 
 T = TypeVar("T")
 
@@ -141,13 +140,19 @@ class Evaluation:
                 for result in results
             }
             log.write("evaluation", step, seconds=seconds, scores=scores)
-            for dataset, values in scores.items():
-                told = " | ".join(f"{name} {value:.4f}" for name, value in values.items())
-                print(f"evaluation at step {step} | {dataset} | {told}", flush=True)
+            for result in results:
+                told = " | ".join(
+                    f"{score.name} {score.accuracy.value:.4f}"
+                    for score in result.scores
+                    if not score.dimension  # those of single groups are in the log
+                )
+                print(f"evaluation at step {step} | {result.dataset} | {told}", flush=True)
 
     def _run(self) -> list[Result]:
         """Raises ValueError or OSError: one of them met it, on all ranks."""
         from hnpretrain.eval.encode import Encoder
+        from hnpretrain.eval.processes import AmongProcesses
+        from hnpretrain.eval.scorers import Cosine
 
         with self._whole() as model, _statistics_of_main(model):
             encoder = Encoder(
@@ -156,10 +161,12 @@ class Evaluation:
                 self._model.tokenizer,
                 self._place.device,
                 self._settings.batch_size,
-                share=_AmongRanks(self._place),
+                share=AmongProcesses(self._place.rank, self._place.world_size, _gathered),
             )
             # What a rank alone meets after the last batch, all must hear of.
-            runs = (partial(_fitting, partial(each.run, encoder)) for each in self._benchmarks)
+            runs = (
+                partial(_fitting, partial(each.run, encoder, Cosine())) for each in self._benchmarks
+            )
             return [on_all(run)[0] for run in runs]
 
     @contextmanager
@@ -185,19 +192,10 @@ class Evaluation:
             whole.to("cpu")
 
 
-class _AmongRanks:
-    """Batches are dealt out to the ranks in turn."""
-
-    def __init__(self, place: Place) -> None:
-        self._rank = place.rank
-        self._ranks = place.world_size
-
-    def takes(self, batch: int) -> bool:
-        return batch % self._ranks == self._rank
-
-    def joined(self, encode: Callable[[], list[Tensor]]) -> list[Tensor]:
-        turns = zip_longest(*on_all(partial(_fitting, encode)))
-        return [batch for turn in turns for batch in turn if batch is not None]
+def _gathered(value: Any) -> list[Any]:
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found
 
 
 def _fitting(work: Callable[[], T]) -> T:

@@ -18,8 +18,8 @@ from hnpretrain.eval.images import ImageSource
 def test_distinct_inputs_are_encoded_once_and_laid_out_in_order(color_encoder, paint, tmp_path):
     (tmp_path / "blue.png").write_bytes(paint("blue"))
     blue = ImageSource.file(tmp_path / "blue.png")
-    red, green = (ImageSource(paint(color), color) for color in ("red", "green"))
-    again = ImageSource(paint("red"), "another row with the same photo")
+    red, green = (ImageSource(color, paint(color)) for color in ("red", "green"))
+    again = ImageSource("another row with the same photo", paint("red"))
     order = [red, blue, red, green, again, blue, red]
     got = color_encoder.encode_images(iter(order))
     assert color_encoder.model.images_seen == 3
@@ -63,7 +63,7 @@ def test_captions_of_equal_tokens_tie_to_the_last_bit():
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 100])
 def test_batch_size_changes_nothing(color_encoder, paint, batch_size):
-    sources = [ImageSource(paint(number * 4001), str(number)) for number in range(5)]
+    sources = [ImageSource(str(number), paint(number * 4001)) for number in range(5)]
     want = color_encoder.encode_images(sources)
     color_encoder.batch_size = batch_size
     assert torch.equal(color_encoder.encode_images(sources), want)
@@ -73,11 +73,11 @@ def test_each_module_gets_its_own_mode_back(color_encoder, paint):
     model = color_encoder.model
     model.train()
     model.visual.eval()  # a locked tower
-    color_encoder.encode_images([ImageSource(paint("red"), "red")])
+    color_encoder.encode_images([ImageSource("red", paint("red"))])
     assert model.training
     assert not model.visual.training
     with pytest.raises(ValueError, match="cannot be read"):
-        color_encoder.encode_images([ImageSource(b"not an image", "x")])
+        color_encoder.encode_images([ImageSource("x", b"not an image")])
     assert model.training
     assert not model.visual.training
     assert torch.is_grad_enabled()
@@ -85,7 +85,7 @@ def test_each_module_gets_its_own_mode_back(color_encoder, paint):
 
 def test_pixels_come_in_the_tower_s_precision(color_encoder, paint):
     color_encoder.model.bfloat16()
-    got = color_encoder.encode_images([ImageSource(paint("red"), "red")])
+    got = color_encoder.encode_images([ImageSource("red", paint("red"))])
     assert got.dtype == torch.float32
     torch.testing.assert_close(got.norm(dim=-1), torch.ones(1))
 
@@ -95,7 +95,7 @@ def test_features_that_are_not_finite_are_refused(color_encoder, paint):
         color_encoder.model.visual.weight.fill_(float("nan"))
         color_encoder.model.words.fill_(float("inf"))
     with pytest.raises(ValueError, match="features of images hold NaN"):
-        color_encoder.encode_images([ImageSource(paint("red"), "red")])
+        color_encoder.encode_images([ImageSource("red", paint("red"))])
     with pytest.raises(ValueError, match="features of captions hold NaN"):
         color_encoder.encode_texts(["a red car"])
 
@@ -109,21 +109,24 @@ def test_nothing_to_encode_is_refused(color_encoder):
         Encoder(nn.Identity(), lambda image: image, lambda texts: texts, batch_size=0)
 
 
-def test_images_are_read_as_they_are_needed(color_encoder, paint):
-    """A generator is not run ahead by more than two batches: memory is bounded."""
-    drawn = 0
+def test_images_are_decoded_as_they_are_needed(color_encoder, paint):
+    """Pixels of no more than two batches and the threads' own are there at a time."""
+    decoded = 0
     ahead = []
 
-    def sources():
-        nonlocal drawn
-        for number in range(30):
-            drawn += 1
-            ahead.append(drawn - color_encoder.model.images_seen)
-            yield ImageSource(paint(number * 4001), str(number))
+    def slowly(image, transform=color_encoder.preprocess):
+        nonlocal decoded
+        decoded += 1
+        ahead.append(decoded - color_encoder.model.images_seen)
+        return transform(image)
 
-    color_encoder.encode_images(sources())
+    color_encoder.preprocess = slowly
+    color_encoder.threads = 1
+    color_encoder.encode_images(
+        ImageSource(str(number), paint(number * 4001)) for number in range(30)
+    )
     assert color_encoder.model.images_seen == 30
-    assert max(ahead) <= 2 * color_encoder.batch_size
+    assert max(ahead) <= 3 * color_encoder.batch_size
 
 
 def bomb() -> bytes:
@@ -153,9 +156,9 @@ def strip() -> bytes:
 
 @pytest.mark.parametrize("content", [b"", b"GIF89a", b"<html>", truncated_jpeg(), bomb(), strip()])
 def test_a_bad_image_is_named(color_encoder, paint, content):
-    good = [ImageSource(paint(number), str(number)) for number in range(4)]
+    good = [ImageSource(str(number), paint(number)) for number in range(4)]
     with pytest.raises(ValueError, match=r"image rows\.parquet row 7 cannot be read"):
-        color_encoder.encode_images([*good, ImageSource(content, "rows.parquet row 7"), *good])
+        color_encoder.encode_images([*good, ImageSource("rows.parquet row 7", content), *good])
 
 
 def test_a_missing_image_is_named(color_encoder):
@@ -166,5 +169,5 @@ def test_a_missing_image_is_named(color_encoder):
 def test_an_image_above_the_limit_is_refused(monkeypatch, paint):
     monkeypatch.setattr(images_module, "MAX_PIXELS", 63)
     with pytest.raises(ValueError, match=r"8 x 8 pixels, more than the 63 allowed"):
-        ImageSource(paint("red", 8), "big.png").open()
-    assert ImageSource(paint("red", 7), "small.png").open().mode == "RGB"
+        ImageSource("big.png", paint("red", 8)).open()
+    assert ImageSource("small.png", paint("red", 7)).open().mode == "RGB"

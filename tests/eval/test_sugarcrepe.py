@@ -9,6 +9,9 @@ import pytest
 
 from hnpretrain.eval import benchmarks
 from hnpretrain.eval.benchmarks.sugarcrepe import CATEGORIES
+from hnpretrain.eval.results import Withheld
+from hnpretrain.eval.scorers import Cosine
+from tests.eval.helpers import assert_at_chance
 
 SIZES = {
     "add_att": 692,
@@ -65,36 +68,66 @@ def colored(tmp_path, paint):
 
 
 def test_averages_by_hand_on_a_small_case(colored, color_encoder):
-    result = benchmarks.load("sugarcrepe", *colored).run(color_encoder)
+    result = benchmarks.load("sugarcrepe", *colored).run(color_encoder, Cosine())
     expected = {
-        "add_att": (3 / 4, 4),
-        "add_obj": (1, 1),
-        "replace_att": (0, 2),
-        "replace_obj": (1 / 2, 2),
-        "replace_rel": (5 / 6, 6),
-        "swap_att": (0, 1),
-        "swap_obj": (1 / 2, 2),
-        "add": (4 / 5, 5),
-        "replace": (6 / 10, 10),
-        "swap": (1 / 3, 3),
         "acc": (11 / 18, 18),
-        "macro": ((3 / 4 + 1 + 0 + 1 / 2 + 5 / 6 + 0 + 1 / 2) / 7, 18),
+        "acc/add_att": (3 / 4, 4),
+        "acc/add_obj": (1, 1),
+        "acc/replace_att": (0, 2),
+        "acc/replace_obj": (1 / 2, 2),
+        "acc/replace_rel": (5 / 6, 6),
+        "acc/swap_att": (0, 1),
+        "acc/swap_obj": (1 / 2, 2),
+        "acc/category-macro": ((3 / 4 + 1 + 0 + 1 / 2 + 5 / 6 + 0 + 1 / 2) / 7, 18),
+        "acc/add": (4 / 5, 5),
+        "acc/replace": (6 / 10, 10),
+        "acc/swap": (1 / 3, 3),
     }
-    assert [score.name for score in result.scores] == list(expected)
+    told = [score for score in result.scores if not score.name.startswith("text_only")]
+    assert [score.name for score in told] == list(expected)
     for name, (value, count) in expected.items():
         got = result[name]
         assert (got.value, got.count) == (pytest.approx(value), count), name
-        if name != "macro":
-            error = math.sqrt(value * (1 - value) / count)
+        if not name.endswith("macro"):
+            error = math.sqrt(value * (1 - value) / (count - 1)) if count > 1 else 0.5
             assert got.standard_error == pytest.approx(error), name
     assert result.left_out == 0
     # "on a hill" and "under a tree" are nothing to this model's tokenizer.
     assert result.notes == (
-        "3 pairs with two captions of equal tokens: always a tie, counted as wrong",
+        "3 items have captions of equal tokens (replace_att 1, replace_obj 1, swap_att 0): always "
+        "a tie, counted as wrong",
     )
+    ties = {score.name: score.ties for score in told}
+    assert (ties["acc"], ties["acc/swap"], ties["acc/add"]) == (3, 1, 0)
     # Two images; the captions are red or blue.
-    assert color_encoder.model.images_seen == 2
-    assert color_encoder.model.texts_seen == 2
+    assert len(color_encoder.store.get([*color_encoder._digests.values()])) == 2
+
+
+def test_the_text_only_score_looks_at_no_image(tmp_path, paint, color_encoder):
+    """The mean of a red and a yellow picture is nearer to "red" than to "blue"."""
+    for color in ("red", "yellow"):
+        (tmp_path / f"{color}.png").write_bytes(paint(color))
+    guessed = ("yellow.png", "a red car", "a blue car")
+    missed = ("red.png", "a blue car", "a red car")
+    items = {"add_att": [guessed, guessed], "swap_obj": [guessed, missed, missed]}
+    data = write_official(tmp_path / "data", items)
+    result = benchmarks.load("sugarcrepe", data, tmp_path).run(color_encoder, Cosine())
+    expected = {
+        "text_only": (3 / 5, 5),
+        "text_only/add_att": (1, 2),
+        "text_only/swap_obj": (1 / 3, 3),
+        "text_only/category-macro": (2 / 3, 5),
+        "text_only/add": (1, 2),
+        "text_only/swap": (1 / 3, 3),
+    }
+    told = [score.name for score in result.scores if score.name.startswith("text_only")]
+    assert told == list(expected)
+    for name, (value, count) in expected.items():
+        assert (result[name].value, result[name].count) == (pytest.approx(value), count), name
+
+
+def test_a_random_scorer_is_at_chance(colored, color_encoder):
+    assert_at_chance(benchmarks.load("sugarcrepe", *colored), color_encoder)
 
 
 @pytest.fixture
@@ -114,9 +147,9 @@ def official(tmp_path, assets, paint):
 def test_the_official_files_are_read_whole_and_a_random_model_is_at_chance(
     official, random_encoder
 ):
-    result = benchmarks.load("sugarcrepe", *official).run(random_encoder)
-    assert {name: result[name].count for name in SIZES} == SIZES
-    assert [result[name].count for name in ("add", "replace", "swap", "acc")] == [
+    result = benchmarks.load("sugarcrepe", *official).run(random_encoder, Cosine())
+    assert {name: result[f"acc/{name}"].count for name in SIZES} == SIZES
+    assert [result[name].count for name in ("acc/add", "acc/replace", "acc/swap", "acc")] == [
         2754,
         3846,
         911,
@@ -139,27 +172,28 @@ def test_missing_images_withhold_the_score_unless_allowed(official, random_encod
         for category in CATEGORIES
         for item in json.loads((data / f"{category}.json").read_text()).values()
     )
-    with pytest.raises(ValueError, match=rf"{lost} of 7511 pairs .* {len(gone)} files") as caught:
+    with pytest.raises(Withheld, match=rf"{lost} of 7511 items .* {len(gone)} are miss") as caught:
         benchmarks.load("sugarcrepe", data, images)
-    assert "--allow-missing" in str(caught.value)
+    assert len(caught.value.reasons) == len(gone)
+    assert "--partial" in str(caught.value)
     assert str(images) in str(caught.value)
     assert len(str(caught.value)) < 600
 
-    result = benchmarks.load("sugarcrepe", data, images, allow_missing=True).run(random_encoder)
+    result = benchmarks.load("sugarcrepe", data, images, partial=True).run(random_encoder, Cosine())
     assert result["acc"].count == 7511 - lost
     assert result.left_out == lost
-    assert result.notes[0].startswith(f"PARTIAL: {lost} pairs left out")
-    assert "no pairs of swap_obj" in result.notes[1]
-    assert result.scores[-1].average == "mean of the 6 categories"
+    assert result.notes[0].startswith(f"PARTIAL: {lost} items left out")
+    (macro,) = (score for score in result.scores if score.name == "acc/category-macro")
+    assert macro.average == "mean of 6 groups"
 
 
 def test_all_images_missing_is_an_error_even_if_allowed(tmp_path, assets):
-    with pytest.raises(ValueError, match=r"7511 of 7511 pairs .* right image folder"):
-        benchmarks.load("sugarcrepe", assets / "sugarcrepe" / "data", tmp_path, allow_missing=True)
+    with pytest.raises(ValueError, match=r"7511 of 7511 items .* right image folder"):
+        benchmarks.load("sugarcrepe", assets / "sugarcrepe" / "data", tmp_path, partial=True)
 
 
 def test_the_photos_pairs_agree_with_the_official_files(assets):
-    pairs = benchmarks.load("sugarcrepe", assets / "coco_ccby" / "data.jsonl").pairs
+    items = benchmarks.load("sugarcrepe", assets / "coco_ccby" / "data.jsonl").items
     sizes = dict.fromkeys(CATEGORIES, 0)
     official = {
         (category, item["filename"], item["caption"], item["negative_caption"])
@@ -168,9 +202,10 @@ def test_the_photos_pairs_agree_with_the_official_files(assets):
             (assets / "sugarcrepe" / "data" / f"{category}.json").read_text()
         ).values()
     }
-    for pair in pairs:
-        sizes[pair.category] += 1
-        assert (pair.category, pair.image.name, pair.caption, pair.negative) in official
+    for item in items:
+        category = item.groups["category"]
+        sizes[category] += 1
+        assert (category, item.images[0].path.name, *item.captions) in official
     assert sizes == PHOTO_SIZES
 
 
@@ -236,16 +271,15 @@ def test_lines_end_at_newlines_alone(colored):
     lines = [json.dumps({"image": "red.png", "sugarcrepe": [pair]}, ensure_ascii=False)] * 2
     path = images / "data.jsonl"
     path.write_text("\r\n".join(lines) + "\r\n", encoding="utf-8-sig", newline="")
-    first, second = benchmarks.load("sugarcrepe", path).pairs
-    assert first == second
-    assert (first.caption, first.negative) == ("a red\u2028car", "a blue\x85car")
+    first, second = benchmarks.load("sugarcrepe", path).items
+    assert first.captions == second.captions == ("a red\u2028car", "a blue\x85car")
 
 
 def test_no_pairs_at_all_is_an_error(colored):
     _, images = colored
     path = images / "data.jsonl"
     path.write_text('{"image": "red.png", "sugarcrepe": []}\n\n')
-    with pytest.raises(ValueError, match="holds no pair"):
+    with pytest.raises(ValueError, match="holds no item"):
         benchmarks.load("sugarcrepe", path)
 
 
@@ -253,7 +287,7 @@ def test_a_broken_image_is_named_when_it_is_reached(colored, color_encoder):
     data, images = colored
     shutil.copy(data / "add_att.json", images / "red.png")
     with pytest.raises(ValueError, match=r"red\.png cannot be read"):
-        benchmarks.load("sugarcrepe", data, images).run(color_encoder)
+        benchmarks.load("sugarcrepe", data, images).run(color_encoder, Cosine())
 
 
 def test_an_unknown_benchmark_names_the_nearest(tmp_path):

@@ -12,11 +12,11 @@ from torch import nn
 
 from hnpretrain.eval import benchmarks
 from hnpretrain.eval.encode import Encoder
+from hnpretrain.eval.scorers import Cosine
 from hnpretrain.models import load
 from hnpretrain.train import loop
 from hnpretrain.train.checkpoint import Checkpoints
-from hnpretrain.train.distributed import Place
-from hnpretrain.train.evaluation import Evaluation, _AmongRanks, _statistics_of_main
+from hnpretrain.train.evaluation import Evaluation, _statistics_of_main
 from hnpretrain.train.log import read_log
 from hnpretrain.train.report import Interval
 from hnpretrain.train.stopping import Stopped
@@ -67,7 +67,7 @@ def scores_of(checkpoint: Path, photos: Path):
     loaded = load(str(checkpoint))
     encoder = Encoder(loaded.model, loaded.preprocess_val, loaded.tokenizer)
     names = ("retrieval", "sugarcrepe")
-    results = benchmarks.run([benchmarks.load(name, photos) for name in names], encoder)
+    results = [benchmarks.load(name, photos).run(encoder, Cosine()) for name in names]
     return {
         result.dataset: {score.name: score.accuracy.value for score in result.scores}
         for result in results
@@ -189,12 +189,6 @@ def test_ranks_share_the_work_and_what_one_cannot_read(tmp_path, recipe, photos)
             assert line["scores"] == scores_of(checkpoint, photos)
 
 
-def test_batches_are_dealt_out():
-    places = [Place(rank, 2, torch.device("cpu")) for rank in (0, 1)]
-    taken = [[_AmongRanks(place).takes(n) for n in range(3)] for place in places]
-    assert taken == [[True, False, True], [False, True, False]]
-
-
 def test_batch_statistics_are_the_main_ranks(monkeypatch):
     """On a rank that has seen other batches, and has seen them still afterwards."""
     norms = [nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)) for _ in range(2)]
@@ -214,7 +208,7 @@ def test_an_evaluation_that_fails_is_told(tmp_path, recipe, photos, monkeypatch,
     def failing(*_):
         raise what
 
-    monkeypatch.setattr("hnpretrain.eval.encode.Encoder._unit", failing)
+    monkeypatch.setattr("hnpretrain.eval.encode.Encoder._encoded", failing)
     train_here(recipe, f"output={tmp_path}/run", *asked(photos, 0))
     assert events_at(tmp_path / "run", 10) == ["step", "evaluation failed", "checkpoint", "ledger"]
     failures = read_log(tmp_path / "run", "evaluation failed")

@@ -1,37 +1,87 @@
-"""The benchmarks by name. A new one is a module beside these and a line in `BENCHMARKS`."""
+"""The benchmarks by name. A new one is a module beside these and a line in `_KINDS`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from hnpretrain.config import require_one_of
-from hnpretrain.eval.benchmarks.base import Benchmark
-from hnpretrain.eval.benchmarks.inpaintcoco import InpaintCoco
-from hnpretrain.eval.benchmarks.retrieval import Retrieval
-from hnpretrain.eval.benchmarks.sugarcrepe import SugarCrepe
-from hnpretrain.eval.encode import Encoder
-from hnpretrain.eval.report import Result
+from hnpretrain.eval.benchmarks.aro import (
+    ARO_ATTRIBUTION,
+    ARO_COCO_ORDER,
+    ARO_FLICKR_ORDER,
+    ARO_RELATION,
+)
+from hnpretrain.eval.benchmarks.base import Benchmark, Kind
+from hnpretrain.eval.benchmarks.bivlc import BIVLC
+from hnpretrain.eval.benchmarks.cola import COLA, COLA_SINGLE
+from hnpretrain.eval.benchmarks.colorswap import COLORSWAP
+from hnpretrain.eval.benchmarks.crepe import CREPE_PRODUCTIVITY, CREPE_SYSTEMATICITY
+from hnpretrain.eval.benchmarks.eqben import EQBEN
+from hnpretrain.eval.benchmarks.imagecode import IMAGECODE
+from hnpretrain.eval.benchmarks.inpaintcoco import INPAINTCOCO
+from hnpretrain.eval.benchmarks.mmvp_vlm import MMVP_VLM
+from hnpretrain.eval.benchmarks.retrieval import RETRIEVAL
+from hnpretrain.eval.benchmarks.spec import SPEC
+from hnpretrain.eval.benchmarks.sugarcrepe import SUGARCREPE
+from hnpretrain.eval.benchmarks.sugarcrepe_pp import SUGARCREPE_PP
+from hnpretrain.eval.benchmarks.svo_probes import SVO_PROBES
+from hnpretrain.eval.benchmarks.valse import VALSE
+from hnpretrain.eval.benchmarks.vl_checklist import VL_CHECKLIST
+from hnpretrain.eval.benchmarks.whatsup import WHATSUP, WHATSUP_COCO, WHATSUP_VG
+from hnpretrain.eval.benchmarks.winoground import WINOGROUND_SET
+from hnpretrain.eval.benchmarks.zero_shot import ZERO_SHOT, ZERO_SHOT_SIMPLE
+from hnpretrain.eval.hub import downloaded
 
-BENCHMARKS = {kind.name: kind for kind in (InpaintCoco, Retrieval, SugarCrepe)}
+_KINDS: tuple[Kind, ...] = (
+    ARO_ATTRIBUTION,
+    ARO_COCO_ORDER,
+    ARO_FLICKR_ORDER,
+    ARO_RELATION,
+    BIVLC,
+    COLA,
+    COLA_SINGLE,
+    COLORSWAP,
+    CREPE_PRODUCTIVITY,
+    CREPE_SYSTEMATICITY,
+    EQBEN,
+    IMAGECODE,
+    INPAINTCOCO,
+    MMVP_VLM,
+    RETRIEVAL,
+    SPEC,
+    SUGARCREPE,
+    SUGARCREPE_PP,
+    SVO_PROBES,
+    VALSE,
+    VL_CHECKLIST,
+    WHATSUP,
+    WHATSUP_COCO,
+    WHATSUP_VG,
+    WINOGROUND_SET,
+    ZERO_SHOT,
+    ZERO_SHOT_SIMPLE,
+)
+KINDS = {kind.about.name: kind for kind in _KINDS}
 
 
-def load(
-    name: str, data: Path, images: Path | None = None, allow_missing: bool = False
-) -> Benchmark:
+def load(name: str, data: Path, images: Path | None = None, partial: bool = False) -> Benchmark:
     """Reads a benchmark's files and checks them; no model is needed yet.
 
     Args:
-        name: one of BENCHMARKS.
-        data: its file or folder, see the benchmark's module.
+        name: one of KINDS.
+        data: its file or folder, or `hub` for the data set on the Hugging Face hub, which needs a
+            network.
         images: its image folder, where it takes one.
-        allow_missing: score the items whose images are there, and mark the result as partial.
+        partial: score the items whose images are there, and mark the result as partial.
 
     Raises:
-        ValueError: the name is unknown, a file is missing or malformed, or images are missing.
+        ValueError: the name is unknown, or a file is missing or malformed.
     """
-    require_one_of("benchmark", name, sorted(BENCHMARKS))
-    return BENCHMARKS[name].load(data, images, allow_missing)
+    require_one_of("benchmark", name, sorted(KINDS))
+    kind = KINDS[name]
+    if str(data) == "hub":
+        data = downloaded(kind.about)
+    return kind.load(data, images, partial)
 
 
 def read_request(text: str, key: str) -> tuple[str, Path, Path | None]:
@@ -51,8 +101,3 @@ def read_request(text: str, key: str) -> tuple[str, Path, Path | None]:
             "sugarcrepe=sugarcrepe/data,coco/val2017"
         )
     return name, Path(data), Path(images) if images else None
-
-
-def run(benchmarks: Sequence[Benchmark], encoder: Encoder) -> list[Result]:
-    """One result a benchmark, in order."""
-    return [benchmark.run(encoder) for benchmark in benchmarks]

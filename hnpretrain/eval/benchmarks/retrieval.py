@@ -1,32 +1,39 @@
 """Retrieval: find the image of a caption among all images, and a caption of an image among all.
 
-Three forms are read:
+Four forms are read:
 - `.jsonl`, one `{"image": FILE, "captions": [TEXT, ...]}` a line;
 - COCO's captions json, `{"images": [{"id", "file_name"}], "annotations": [{"image_id",
   "caption"}]}`;
 - Karpathy's json (COCO 5k, Flickr30k, Flickr8k), `{"images": [{"filename", "filepath"?, "split",
-  "sentences": [{"raw"}]}]}`, of which the split `test` is taken.
+  "sentences": [{"raw"}]}]}`, of which the split `test` is taken;
+- a folder of shards with an `index.json` (`hnpretrain shard build`, or `shard index`).
 A json may be gzipped.
 
-An image counts as found if any of its captions is among the first k. All captions are used (COCO
-5k: 25,010), as CLIP and its followers do.
+The scores have CLIP_benchmark's names; papers tell them as R@k both ways, k being 1, 5 and 10:
+- `image_retrieval_recall@k`, of captions: its image is among the first k;
+- `text_retrieval_recall@k`, of images: any of its captions is among the first k.
+All captions are used (COCO 5k: 25,010), as CLIP and its followers do.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
-from hnpretrain.eval.benchmarks import base
+from hnpretrain.eval.accuracy import Accuracy
+from hnpretrain.eval.benchmarks import base, reading
 from hnpretrain.eval.encode import Encoder
 from hnpretrain.eval.images import ImageSource
-from hnpretrain.eval.report import Result, Score
-from hnpretrain.eval.scorers import Accuracy, retrieval_chance, retrieval_ranks
+from hnpretrain.eval.ranks import retrieval_chance, retrieval_ranks
+from hnpretrain.eval.results import Outcome, Result, Score
+from hnpretrain.eval.scorers import Scorer
+from hnpretrain.eval.tars import read_tar
+from hnpretrain.shards.index import read_index
 
 KS = (1, 5, 10)
 _SPLIT = "test"
@@ -34,99 +41,155 @@ _SPLIT = "test"
 
 @dataclass(frozen=True)
 class CaptionedImage:
-    """An image and its captions, at least one."""
+    """An image and its captions, at least one; `name` is what the data calls it."""
 
-    image: Path
+    name: str
+    image: ImageSource
     captions: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Retrieval:
-    """The captioned images that are there, and the images that were left out."""
+class RetrievalKind:
+    """See Kind."""
 
-    name: ClassVar[str] = "retrieval"
+    about = base.About(
+        name="retrieval",
+        title="Retrieval among all images and all captions (Karpathy & Fei-Fei 2015)",
+        data="COCO's captions json, Karpathy's json (its split test), a .jsonl of images with "
+        "their captions, or a folder of shards with an index",
+        images="the image folder (a .jsonl's own folder if not given; shards need none)",
+        source="cs.stanford.edu/people/karpathy/deepimagesent; images: cocodataset.org, "
+        "shannon.cs.illinois.edu/DenotationGraph",
+        licence="captions: CC BY 4.0 (COCO); Flickr30k, Flickr8k: for research",
+    )
+
+    def load(self, data: Path, images: Path | None, partial: bool) -> Retrieval:
+        """See Kind."""
+        if data.is_dir():
+            reading.refuse_folder(images, data, "retrieval")
+            items = _read_shards(data)
+        elif data.suffix == ".jsonl":
+            items = _read_jsonl(data, reading.require_folder(images or data.parent, "retrieval"))
+        else:
+            items = _read_json(data, reading.require_folder(images, "retrieval"))
+        _check(items, data)
+        found = Retrieval(data, tuple(items), partial)
+        base.refuse_missing(found.name, "images", found.items, _images, partial)
+        return found
+
+
+RETRIEVAL = RetrievalKind()
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """The captioned images, of which some may be missing."""
 
     data: Path
     items: tuple[CaptionedImage, ...]
-    missing: tuple[str, ...] = ()
+    partial: bool
 
-    @classmethod
-    def load(cls, data: Path, images: Path | None = None, allow_missing: bool = False) -> Retrieval:
-        """Reads and checks all captions.
+    @property
+    def name(self) -> str:
+        return f"retrieval/{self.data.name.partition('.')[0]}"
 
-        Args:
-            data: a .jsonl, .json or .json.gz.
-            images: the folder that file names are relative to; a .jsonl's own folder by default.
-            allow_missing: leave out images that are not there, and say so in the result.
-        """
-        if data.suffix == ".jsonl":
-            items = _read_jsonl(data, base.require_folder(images or data.parent, cls.name))
-        else:
-            items = _read_json(data, base.require_folder(images, cls.name))
-        _check(items, data)
-        present = tuple(item for item in items if item.image.is_file())
-        missing = tuple(str(item.image) for item in items if not item.image.is_file())
-        base.require_present(missing, "images", len(items), allow_missing)
-        return cls(data, present, missing)
-
-    def run(self, encoder: Encoder) -> Result:
+    def run(self, encoder: Encoder, scorer: Scorer) -> Result:
         """R@1, 5 and 10 both ways; ties count against the model."""
-        image_ND = encoder.encode_images(ImageSource.file(item.image) for item in self.items)
-        text_MD = encoder.encode_texts(text for item in self.items for text in item.captions)
-        captions_N = torch.tensor([len(item.captions) for item in self.items])
-        image_of_text_M = torch.arange(len(self.items)).repeat_interleave(captions_N)
+        if scorer.name != "cosine":
+            raise ValueError(f"{self.name}: a search takes the scorer cosine, not {scorer.name}")
+        faults = base.Faults(self.name, "images", self.partial)
+        items, image_ND = faults.encoded(
+            self.items,
+            _images,
+            encoder,
+            lambda items: encoder.encode_images(item.image for item in items),
+        )
+        text_MD = encoder.encode_texts(text for item in items for text in item.captions)
+        captions_N = torch.tensor([len(item.captions) for item in items])
+        image_of_text_M = torch.arange(len(items)).repeat_interleave(captions_N)
         device = encoder.device
         ranks = retrieval_ranks(image_ND.to(device), text_MD.to(device), image_of_text_M)
 
-        of_images, of_texts = [], []
-        for k in KS:
-            image_chance, text_chance = retrieval_chance(captions_N.tolist(), k)
-            of_images.append(
-                Score(
-                    f"image_retrieval_recall@{k}",
-                    Accuracy.of(ranks.text_to_image < k),
-                    image_chance,
-                    "micro over captions: its image is among the first k",
-                )
-            )
-            of_texts.append(
-                Score(
-                    f"text_retrieval_recall@{k}",
-                    Accuracy.of(ranks.image_to_text < k),
-                    text_chance,
-                    "micro over images: any own caption is among the first k",
-                )
-            )
-        notes = [f"{len(self.items)} images, {len(text_MD)} captions"]
-        if self.missing:
-            notes.append(base.left_out_note(self.missing, "images"))
+        searches = (
+            (
+                "image",
+                (ranks.text_to_image, ranks.images_higher),
+                "micro over captions: its image is among the first k",
+            ),
+            (
+                "text",
+                (ranks.image_to_text, ranks.texts_higher),
+                "micro over images: any own caption is among the first k",
+            ),
+        )
+        scores: list[Score] = []
+        outcomes: dict[str, Outcome] = {}
+        first = 0
+        for way, (search, (rank_N, higher_N), average) in enumerate(searches):
+            rows = range(first, first + len(rank_N))
+            first += len(rank_N)
+            for k in KS:
+                name = f"{search}_retrieval_recall@{k}"
+                chance = retrieval_chance(captions_N.tolist(), k)[way]
+                ties = int(((rank_N >= k) & (higher_N < k)).sum())
+                scores.append(Score(name, Accuracy.of(rank_N < k), chance, average, ties))
+                outcomes[name] = Outcome(rows, (k - 0.5 - rank_N.double().cpu())[:, None])
+        notes = [f"{len(items)} images, {len(text_MD)} captions", *faults.notes()]
         return Result(
-            f"{self.name}/{self.data.name.partition('.')[0]}",
+            self.name,
             base.RETRIEVAL,
             str(self.data),
-            (*of_images, *of_texts),
+            tuple(scores),
             tuple(notes),
-            len(self.missing),
+            faults.count,
+            scorer.name,
+            (*_caption_names(items), *(item.name for item in items)),
+            {},
+            outcomes,
         )
+
+
+def _images(item: CaptionedImage) -> tuple[ImageSource, ...]:
+    return (item.image,)
+
+
+def _caption_names(items: tuple[CaptionedImage, ...]) -> list[str]:
+    return [
+        f"{item.name} caption {number}" for item in items for number in range(len(item.captions))
+    ]
 
 
 def _read_jsonl(path: Path, images: Path) -> list[CaptionedImage]:
     items = []
-    for where, fields in base.read_jsonl(path):
-        captions = base.listing(fields, "captions", where)
-        named = ({"caption": caption} for caption in captions)
-        texts = tuple(base.text(each, "caption", where) for each in named)
-        items.append(CaptionedImage(images / base.text(fields, "image", where), texts))
+    for where, fields in reading.read_jsonl(path):
+        captions = tuple(reading.texts(fields, "captions", where))
+        file = reading.text(fields, "image", where)
+        items.append(CaptionedImage(file, ImageSource.file(images / file), captions))
+    return items
+
+
+def _read_shards(folder: Path) -> list[CaptionedImage]:
+    """The samples of shards that have a caption; each tar is read once, and its images again."""
+    index = read_index(str(folder))
+    tars = Path(index.folder_of_tars(str(folder)))
+    items = []
+    for shard in index.shards:
+        for where, sample, image in read_tar(tars / shard.name, "retrieval"):
+            try:
+                texts = tuple(caption.text for caption in sample.captions())
+            except ValueError as error:
+                raise ValueError(f"retrieval: {where}: {error}") from error
+            items.append(CaptionedImage(f"{shard.name} {sample.key}", image, texts))
     return items
 
 
 def _read_json(path: Path, folder: Path) -> list[CaptionedImage]:
-    fields = base.mapping(base.read_json(path), str(path))
-    images = base.listing(fields, "images", str(path))
+    fields = reading.mapping(reading.read_json(path), str(path))
+    images = reading.listing(fields, "images", str(path))
     if "annotations" in fields:
-        return _read_coco(images, base.listing(fields, "annotations", str(path)), path, folder)
+        return _read_coco(images, reading.listing(fields, "annotations", str(path)), path, folder)
     if images and isinstance(images[0], dict) and "sentences" in images[0]:
-        return _read_karpathy(images, path, folder)
+        return list(read_karpathy(images, path, folder))
     raise ValueError(
         f"retrieval: {path} is neither COCO's captions json ('images' and 'annotations') nor "
         "Karpathy's ('images' with 'sentences')"
@@ -140,45 +203,47 @@ def _read_coco(
     captions_of: dict[object, list[str]] = {}
     for number, value in enumerate(images):
         where = f"{path} image {number}"
-        image = base.mapping(value, where)
+        image = reading.mapping(value, where)
         identity = _identity(image, "id", where)
         if identity in file_of:
             raise ValueError(f"{where}: id {identity} is taken by another image")
-        file_of[identity] = base.text(image, "file_name", where)
+        file_of[identity] = reading.text(image, "file_name", where)
         captions_of[identity] = []
     for number, value in enumerate(annotations):
         where = f"{path} annotation {number}"
-        annotation = base.mapping(value, where)
+        annotation = reading.mapping(value, where)
         identity = _identity(annotation, "image_id", where)
         if identity not in captions_of:
             raise ValueError(f"{where}: image_id {identity} is not among the images")
-        captions_of[identity].append(base.text(annotation, "caption", where))
+        captions_of[identity].append(reading.text(annotation, "caption", where))
     return [
-        CaptionedImage(folder / file, tuple(captions_of[identity]))
+        CaptionedImage(file, ImageSource.file(folder / file), tuple(captions_of[identity]))
         for identity, file in file_of.items()
     ]
 
 
-def _read_karpathy(images: list[Any], path: Path, folder: Path) -> list[CaptionedImage]:
-    items = []
+def read_karpathy(images: list[Any], path: Path, folder: Path) -> Iterator[CaptionedImage]:
+    """The split `test` of Karpathy's json.
+
+    Args:
+        images: its images.
+        path: of the json, for errors.
+        folder: of the images, or the one that holds it.
+    """
     for number, value in enumerate(images):
         where = f"{path} image {number}"
-        image = base.mapping(value, where)
-        if base.text(image, "split", where) != _SPLIT:
+        image = reading.mapping(value, where)
+        if reading.text(image, "split", where) != _SPLIT:
             continue
-        sentences = [
-            base.text(base.mapping(sentence, where), "raw", where)
-            for sentence in base.listing(image, "sentences", where)
-        ]
-        file = Path(base.text(image, "filename", where))
+        captions = tuple(
+            reading.text(reading.mapping(sentence, where), "raw", where)
+            for sentence in reading.listing(image, "sentences", where)
+        )
+        name = reading.text(image, "filename", where)
         # COCO's json says val2014/NAME; the folder given may be val2014's parent or val2014.
-        if "filepath" in image:
-            inner = folder / base.text(image, "filepath", where)
-            file = inner / file if inner.is_dir() else folder / file
-        else:
-            file = folder / file
-        items.append(CaptionedImage(file, tuple(sentences)))
-    return items
+        inner = folder / reading.text(image, "filepath", where) if "filepath" in image else folder
+        file = (inner if inner.is_dir() else folder) / name
+        yield CaptionedImage(name, ImageSource.file(file), captions)
 
 
 def _identity(fields: Mapping[str, Any], key: str, where: str) -> int | str:
@@ -191,12 +256,12 @@ def _identity(fields: Mapping[str, Any], key: str, where: str) -> int | str:
 def _check(items: list[CaptionedImage], data: Path) -> None:
     if not items:
         raise ValueError(f"retrieval: {data} holds no image to search (of split {_SPLIT!r})")
-    repeated = [file for file, n in Counter(item.image for item in items).items() if n > 1]
+    repeated = [file for file, n in Counter(item.name for item in items).items() if n > 1]
     if repeated:
         raise ValueError(
             f"retrieval: {data} lists {repeated[0]} more than once; a search can have one answer"
         )
-    bare = [item.image for item in items if not item.captions]
+    bare = [item.name for item in items if not item.captions]
     if bare:
         raise ValueError(
             f"retrieval: {data} has no caption for {len(bare)} images, the first is {bare[0]}"
