@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import socket
 
+import cloudpickle
 import pytest
 import torch
 
@@ -13,8 +14,9 @@ from hnpretrain.eval.images import ImageSource
 from hnpretrain.eval.processes import is_main, processes
 from tests.eval.conftest import ColorClip, to_tensor, tokenize_colors
 
-# Not "spawn": that would import torch anew, which takes seconds.
-FORK = multiprocessing.get_context("fork")
+# Not "fork": the tests' process may be in a group already. Not "spawn": each would import torch.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["hnpretrain.eval.processes"])
 PATIENCE = 30  # seconds; what takes longer hangs
 
 
@@ -23,9 +25,10 @@ def in_two(work):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    pipes = [FORK.Pipe(duplex=False) for _ in range(2)]
+    pipes = [SERVER.Pipe(duplex=False) for _ in range(2)]
+    pickled = cloudpickle.dumps(work)  # the tests' works are closures
     children = [
-        FORK.Process(target=run, args=(rank, port, work, sender))
+        SERVER.Process(target=run, args=(rank, port, pickled, sender))
         for rank, (_, sender) in enumerate(pipes)
     ]
     for child in children:
@@ -40,9 +43,8 @@ def in_two(work):
             child.join()
 
 
-def run(rank, port, work, sender):
+def run(rank, port, pickled, sender):
     """What torchrun does for a process."""
-    torch.set_num_threads(1)  # threads do not outlive a fork
     os.environ |= {
         "RANK": str(rank),
         "WORLD_SIZE": "2",
@@ -51,7 +53,7 @@ def run(rank, port, work, sender):
     }
     with processes() as share:
         try:
-            sender.send(work(share, rank))
+            sender.send(cloudpickle.loads(pickled)(share, rank))
         except Exception as error:
             sender.send(error)
 
