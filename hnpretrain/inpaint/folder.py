@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from hnpretrain.inpaint.records import Candidate, Proposal, from_json
@@ -87,12 +86,17 @@ class Folder:
 
     def candidates_of(self, proposal: str) -> list[Candidate]:
         """The finished candidates of a proposal, sorted by id; ValueError if one is damaged."""
-        return list(self._candidates(proposal))
+        return [self.read_candidate(path) for path in self.candidate_files(proposal)]
 
-    def _candidates(self, proposal: str) -> Iterator[Candidate]:
-        for path in sorted((self.root / "candidates" / proposal).glob("*.json")):
-            try:
-                value = json.loads(path.read_bytes())
-            except ValueError as error:
-                raise ValueError(f"{path}: not JSON: {error}") from error
-            yield from_json(Candidate, value, str(path))
+    def candidate_files(self, proposal: str) -> list[Path]:
+        """The JSON files of a proposal's finished candidates, sorted."""
+        return sorted((self.root / "candidates" / proposal).glob("*.json"))
+
+    @staticmethod
+    def read_candidate(path: Path) -> Candidate:
+        """The candidate of one of `candidate_files`; ValueError if it is damaged."""
+        try:
+            value = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{path}: not JSON: {error}") from error
+        return from_json(Candidate, value, str(path))

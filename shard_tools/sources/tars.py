@@ -59,13 +59,18 @@ class TarShard(SourceShard):
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def read(self) -> Iterator[SourceSample | Reject]:
+        return (item for item, _ in self.read_with_members())
+
+    def read_with_members(self) -> Iterator[tuple[SourceSample | Reject, Mapping[str, bytes]]]:
+        """What `read` gives, each with the members (extension to bytes) that it was made of."""
         try:
             with storage.open_read(self.path) as file:
                 for raw in iterate_samples(file, whole=True):
-                    yield from _convert(raw)
+                    for item in _convert(raw):
+                        yield item, raw.members
         except ValueError as error:
             # How many samples the lost part held can't be known: the tar is named once.
-            yield Reject(self.origin, BROKEN_TAR, str(error))
+            yield Reject(self.origin, BROKEN_TAR, str(error)), {}
 
     def read_texts(self) -> Iterator[SampleTexts]:
         # Behind a URL, what is passed over is fetched all the same: seeking gains nothing.
