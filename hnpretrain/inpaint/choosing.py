@@ -1,0 +1,128 @@
+"""Which options of a photo become proposals, and how proposals are ranked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from itertools import islice, zip_longest
+
+from hnpretrain.inpaint.found import Found, Mask, Option
+from hnpretrain.inpaint.left_out import LeftOutLedger
+from hnpretrain.inpaint.records import Proposal
+from hnpretrain.shards.schema import Negative
+
+# A thing that takes this share of the photo is seen best, and leaves room for its surroundings.
+_BEST_AREA = 0.1
+# Words that people use first: of colors the basic terms (Berlin and Kay, 1969) but gray, which
+# nobody tells from a faded white or black.
+_PLAIN = frozenset(
+    "white black blue red green yellow brown orange pink purple small large big tiny huge "  # noqa: SIM905
+    "short tall smaller larger".split()
+)
+
+
+def choose(
+    found: Found,
+    donors: Mapping[str, Collection[str]] | None,
+    per_thing: int,
+    per_photo: int,
+    seed: int,
+    left_out: LeftOutLedger,
+) -> list[tuple[Proposal, Mask]]:
+    """The options of a photo that become proposals, the best first.
+
+    Args:
+        donors: category to the keys of the photos that have a thing to paste; None if things are
+            replaced otherwise.
+        per_thing: at most so many of a thing for each kind of edit, with different targets.
+        per_photo: at most so many in all.
+        seed: of the draws among equals.
+        left_out: takes the others of interest.
+    """
+    key = found.photo.key
+    places: dict[tuple[str, str], list[Option]] = defaultdict(list)
+    for option in found.options:
+        target = option.change.target
+        needs_donor = option.change.edit == "replace" and donors is not None
+        if needs_donor and not set(donors.get(target, ())) - {key}:
+            left_out.add(key, "no_donor", f"no {target} to paste", option.caption, "object")
+            continue
+        places[option.mask.digest, option.change.edit].append(option)
+    generator = random.Random(f"{seed} {key}")
+    kept = []
+    for options in places.values():
+        generator.shuffle(options)
+        options.sort(key=_rank_of_words)
+        targets: set[str] = set()
+        for option in options:
+            if len(targets) < per_thing and option.change.target not in targets:
+                targets.add(option.change.target)
+                kept.append((_proposal(found, option), option.mask))
+    kept.sort(key=lambda pair: _rank(pair[0]))
+    for proposal, _ in kept[per_photo:]:
+        left_out.add(key, "enough", proposal.new_caption, proposal.caption, proposal.concept)
+    return kept[:per_photo]
+
+
+def ranked(proposals: Sequence[tuple[Proposal, Mask]], most: int) -> list[tuple[Proposal, Mask]]:
+    """All proposals, the best first.
+
+    Args:
+        most: if not 0, no more than these are kept, of the concepts in turns.
+    """
+    ordered = sorted(proposals, key=lambda pair: _rank(pair[0]))
+    if not most or len(ordered) <= most:
+        return ordered
+    queues: dict[str, list[str]] = defaultdict(list)
+    for proposal, _ in ordered:
+        queues[proposal.concept].append(proposal.id)
+    turns = zip_longest(*(queues[concept] for concept in sorted(queues)))
+    kept = set(islice((name for turn in turns for name in turn if name), most))
+    return [pair for pair in ordered if pair[0].id in kept]
+
+
+def _rank(proposal: Proposal) -> tuple[float, str]:
+    return -proposal.score, proposal.id
+
+
+def _rank_of_words(option: Option) -> tuple[bool, bool]:
+    """Sorts first what people would say, then what the source says."""
+    is_plain = option.negative.target.lower() in _PLAIN or option.change.concept == "object"
+    return not is_plain, option.caption != option.source_caption
+
+
+def _proposal(found: Found, option: Option) -> Proposal:
+    photo, mask, negative, change = found.photo, option.mask, option.negative, option.change
+    name = f"{photo.key}-{_digest(option.caption, negative, change.edit, mask.digest)}"
+    score = 1 - 0.1 * abs(math.log10(mask.area / _BEST_AREA))
+    score -= 0.2 * (option.caption != option.source_caption) + 0.1 * (mask.things > 1)
+    return Proposal(
+        id=name,
+        key=photo.key,
+        photo=f"photos/{photo.key}.{photo.extension}",
+        source_caption=option.source_caption,
+        caption=option.caption,
+        new_caption=negative.text,
+        concept=change.concept,
+        edit=change.edit,
+        source=negative.source,
+        target=change.target if change.edit == "replace" else negative.target,
+        span=negative.span,
+        noun=change.noun.text,
+        category=mask.category,
+        mask=f"masks/{name}.png",
+        things=mask.things,
+        area=round(mask.area, 5),
+        score=round(score, 4),
+        meta=dict(photo.meta),
+    )
+
+
+def _digest(caption: str, negative: Negative, edit: str, mask: str) -> str:
+    """Names what decides a candidate, so that no old one is taken for that of a new proposal."""
+    identity = json.dumps([caption, negative.text, edit, mask])
+    return hashlib.sha256(identity.encode()).hexdigest()[:10]
