@@ -20,6 +20,7 @@ import shard_tools.commands
 from hnpretrain.bench import commands as benches
 from hnpretrain.demo import commands as demo
 from hnpretrain.eval import commands as evaluation
+from hnpretrain.inpaint import commands as inpainting
 from hnpretrain.train import commands as training
 from hnpretrain.worlds import commands as worlds
 
@@ -47,6 +48,7 @@ app.command("plan")(training.plan)
 app.command("train")(training.train)
 app.add_typer(training.checkpoint_app, name="checkpoint")
 app.add_typer(launch.commands.app, name="launch")
+app.add_typer(inpainting.app, name="inpaint")
 app.add_typer(evaluation.app, name="eval")
 app.command("export")(training.export)
 

@@ -12,7 +12,7 @@ from hnpretrain import cli
 from tests.support.training import clean_environment, write_recipe
 
 COMMANDS = ["demo", "world", "shard", "plan", "train", "launch", "eval", "export", "bench"]
-COMMANDS += ["checkpoint"]
+COMMANDS += ["checkpoint", "inpaint"]
 
 
 def run(*arguments, module="hnpretrain.cli"):

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from hnpretrain import config
+from hnpretrain.inpaint.settings import InpaintSettings
 from hnpretrain.train.settings import TrainSettings
 from launch import settings as launch_settings
 from launch.settings import ArrayLaunch, TrainingLaunch
@@ -133,6 +134,11 @@ def test_recipes_are_settings_of_a_training(path):
 def test_recipes_are_settings_of_a_build(path):
     config.load(BuildSettings, path)
     launch_settings.read(ArrayLaunch, str(path), [])
+
+
+def test_the_recipe_of_inpainting_is_settings(tmp_path):
+    settings = config.load(InpaintSettings, CONFIGS / "inpaint.yaml", [f"output={tmp_path}"])
+    assert settings.require_output() == str(tmp_path)
 
 
 def test_urls_are_told_without_their_secrets():

@@ -24,6 +24,12 @@ ALLOWED = {
         "hnpretrain.train",
     },
     "hnpretrain.worlds": {"hnpretrain.config", "hnpretrain.shards"},
+    "hnpretrain.inpaint": {
+        "hnpretrain.config",
+        "hnpretrain.models",  # to ask a model which caption a picture prefers
+        "hnpretrain.shards",
+        "shard_tools",
+    },
     "hnpretrain.data": {"hnpretrain.shards"},
     "hnpretrain.models": {
         "hnpretrain.config",
@@ -118,6 +124,8 @@ def loaded_by(statement):
         "import hnpretrain.shards.index",
         "import hnpretrain.worlds.build",
         "import launch.follow",
+        "import hnpretrain.inpaint.settings",
+        "import hnpretrain.inpaint.export",
     ],
 )
 def test_no_torch_where_none_is_needed(statement):

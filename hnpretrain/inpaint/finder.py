@@ -105,8 +105,10 @@ class Finder:
         all_tagged = iter(self._reader.tagged([text for _, sources in works for text in sources]))
         for (found, sources), made in zip(works, self._maker.make(samples), strict=True):
             for caption in made.captions[: len(sources)]:
-                source = sources[caption.text]
-                self._add(found, caption, next(all_tagged), source, are_made=True)
+                source, tagged = sources[caption.text], next(all_tagged)
+                denials = () if source.stated else tuple(self._reader.denials(tagged))
+                caption = Caption(caption.text, caption.negatives + denials)
+                self._add(found, caption, tagged, source, are_made=True)
 
     def _add(
         self, found: Found, caption: Caption, tagged: TaggedCaption, source: Source, are_made: bool

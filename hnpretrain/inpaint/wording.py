@@ -214,6 +214,25 @@ class Reader:
                 return noun
         raise LeftOut("unread", negative.source)
 
+    def denials(self, caption: TaggedCaption) -> list[Negative]:
+        """Negatives of "a toilet and a sink": "a toilet and no sink".
+
+        The denial of the first of two things would be read as one of both.
+        """
+        found = []
+        for noun, use in self._nouns(caption):
+            token = caption.starts.index(noun.span[0])
+            while token > 0 and caption.tags[token - 1] in ADJECTIVES:
+                token -= 1
+            before = caption.tokens[max(0, token - 2) : token]
+            after = caption.tags[caption.ends.index(noun.span[1]) + 1 :][:1]
+            is_last = not after or after[0] in (".", "IN")
+            if before[:1] == ["and"] and before[1:] in (["a"], ["an"]) and is_last:
+                article = caption.starts[token - 1], caption.ends[token - 1]
+                if noun.number == 1 and use.countable == "single":
+                    found.append(edited(caption.caption, *article, "no", "negation", "negate"))
+        return found
+
     def plain(self, caption: TaggedCaption, negative: Negative, change: Change) -> Negative:
         """A negative with the plainest word for what it says: "small" for "petite".
 

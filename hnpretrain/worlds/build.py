@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
-from hnpretrain.shards import storage
+from hnpretrain.shards import pairs_parquet, storage
 from hnpretrain.worlds.captions import captions_of
 from hnpretrain.worlds.draw import render
 from hnpretrain.worlds.pairs import CONCEPTS, Pair, sample_pair
@@ -30,20 +29,10 @@ from hnpretrain.worlds.scene import sample_scene, stream
 
 CAPTIONS_FILE = "captions.jsonl"
 
-_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-_PAIR_FIELDS: dict[str, pa.DataType] = {
-    "concept": pa.string(),
-    "coco_caption": pa.string(),
-    "coco_image": _IMAGE,
-    "inpaint_caption": pa.string(),
-    "inpaint_image": _IMAGE,
-    "mask": _IMAGE,
-    "worker": pa.string(),
-    "coco_details": pa.struct(
-        [("id", pa.int64()), ("captions", pa.list_(pa.string())), ("scene", pa.string())]
-    ),
-    "inpaint_details": pa.struct([("prompt", pa.string()), ("scene", pa.string())]),
-}
+_DETAILS = pa.struct(
+    [("id", pa.int64()), ("captions", pa.list_(pa.string())), ("scene", pa.string())]
+)
+_NEW_DETAILS = pa.struct([("prompt", pa.string()), ("scene", pa.string())])
 
 
 def write_source(
@@ -123,9 +112,8 @@ def write_pairs(
 ) -> Path:
     """Writes test pairs as a parquet with InpaintCOCO's fields (one row a pair).
 
-    Images are Hugging Face image structs {"bytes": PNG, "path": name}, and the schema carries the
-    features, so `datasets.load_dataset("parquet", ...)` decodes them. The fourth concept,
-    location, is not in the published set. The two `details` fields hold the scenes' facts as JSON.
+    See `shards.pairs_parquet`. The fourth concept, location, is not in the published set. The two
+    `details` fields hold the scenes' facts as JSON.
 
     Args:
         path: of the parquet; its folder is made if missing. A file there is replaced, whole.
@@ -140,10 +128,9 @@ def write_pairs(
         ValueError: a number is out of range.
     """
     path = Path(path)
-    rows = [_row(i, pair, image_size) for i, pair in enumerate(pairs_of(pairs_per_concept, seed))]
-    schema = pa.schema(list(_PAIR_FIELDS.items()), metadata=_features())
-    with storage.write_whole(str(path)) as file:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), file, row_group_size=256)
+    pairs = enumerate(pairs_of(pairs_per_concept, seed))
+    rows = (_row(number, pair, image_size) for number, pair in pairs)
+    pairs_parquet.write_pairs(str(path), rows, _DETAILS, _NEW_DETAILS)
     return path
 
 
@@ -187,44 +174,28 @@ def _sheet_pair(seed: int, i: int) -> Pair:
     return sample_pair(stream(seed, "pairs", number, i // len(CONCEPTS)), CONCEPTS[number])
 
 
-def _row(number: int, pair: Pair, image_size: int) -> dict[str, Any]:
-    def image(picture: Image.Image, name: str) -> dict[str, Any]:
-        return {"bytes": _png(picture), "path": f"{number:06d}-{name}.png"}
+def _row(number: int, pair: Pair, image_size: int) -> pairs_parquet.PairRow:
+    def image(picture: Image.Image, name: str) -> pairs_parquet.Image:
+        return pairs_parquet.Image(_png(picture), f"{number:06d}-{name}.png")
 
-    return {
-        "concept": pair.concept,
-        "coco_caption": pair.caption,
-        "coco_image": image(render(pair.scene, image_size), "coco"),
-        "inpaint_caption": pair.changed_caption,
-        "inpaint_image": image(render(pair.changed, image_size), "inpaint"),
-        "mask": image(pair.mask(image_size), "mask"),
-        "worker": "hnpretrain.worlds",
-        "coco_details": {
+    return pairs_parquet.PairRow(
+        concept=pair.concept,
+        caption=pair.caption,
+        image=image(render(pair.scene, image_size), "coco"),
+        new_caption=pair.changed_caption,
+        new_image=image(render(pair.changed, image_size), "inpaint"),
+        mask=image(pair.mask(image_size), "mask"),
+        worker="hnpretrain.worlds",
+        details={
             "id": number,
             "captions": [pair.caption],
             "scene": json.dumps(pair.scene.to_json()),
         },
-        "inpaint_details": {
+        new_details={
             "prompt": pair.changed_caption,
             "scene": json.dumps(pair.changed.to_json()),
         },
-    }
-
-
-def _features() -> dict[str, str]:
-    """The schema metadata by which `datasets` knows which columns are images."""
-
-    def feature(kind: pa.DataType) -> dict[str, Any]:
-        if kind == _IMAGE:
-            return {"_type": "Image"}
-        if pa.types.is_struct(kind):
-            return {field.name: feature(field.type) for field in kind}
-        if pa.types.is_list(kind):
-            return {"feature": feature(kind.value_type), "_type": "Sequence"}
-        return {"dtype": str(kind), "_type": "Value"}
-
-    features = {name: feature(kind) for name, kind in _PAIR_FIELDS.items()}
-    return {"huggingface": json.dumps({"info": {"features": features}})}
+    )
 
 
 def _png(image: Image.Image) -> bytes:

@@ -153,3 +153,20 @@ def test_a_pair_says_it_plainly(reader, caption, edit, plain):
     found = reader.plain(tagged, negative, reader.change(tagged, negative))
     assert found.text == plain
     assert caption[slice(*found.span)] == found.source
+
+
+@pytest.mark.parametrize(
+    ("caption", "denied"),
+    [
+        ("A toilet and a sink in a room.", ["A toilet and no sink in a room."]),
+        ("A dog and an orange cat", ["A dog and no orange cat"]),
+        ("A dog and a cat playing", []),
+        ("A dog, a cat and two birds", []),
+    ],
+)
+def test_the_last_of_things_is_denied(reader, caption, denied):
+    (tagged,) = reader.tagged([caption])
+    negatives = reader.denials(tagged)
+    assert [negative.text for negative in negatives] == denied
+    for negative in negatives:
+        assert reader.change(tagged, negative).edit == "remove"

@@ -56,11 +56,13 @@ class Editor(ABC):
         name: in candidates' names; letters.
         edits: the kinds of proposals that it takes, of `records.EDITS`.
         batch_size: how many tasks it likes to be given at once.
+        is_seeded: whether its pictures depend on the seed; else a proposal has one candidate of it.
     """
 
     name: str
     edits: tuple[str, ...]
     batch_size: int = 1
+    is_seeded: bool = True
 
     @property
     @abstractmethod

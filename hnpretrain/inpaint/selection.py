@@ -1,0 +1,203 @@
+"""Which candidate of a proposal becomes a pair: people's word, or else that of the checks."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from hnpretrain.inpaint.folder import Folder
+from hnpretrain.inpaint.records import Candidate, Decision, Proposal, from_json
+from hnpretrain.shards.schema import clean_caption
+
+REQUIREMENTS = ("any", "majority", "all")
+_NUMBER = re.compile(r"\d+(\.\d+)?")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A photo and the picture that goes with it.
+
+    Attributes:
+        proposal: that it was made for.
+        candidate: that was taken.
+        caption: true of the photo, as the last person who accepted the candidate left it.
+        new_caption: true of the picture, likewise.
+        workers: who accepted the candidate, in the order of their decisions; empty if nobody did.
+        verdicts: of all who judged the proposal, by reviewer.
+    """
+
+    proposal: Proposal
+    candidate: Candidate
+    caption: str
+    new_caption: str
+    workers: tuple[str, ...] = ()
+    verdicts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A proposal that gives no pair, and why."""
+
+    proposal: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """All candidates of a folder.
+
+    Attributes:
+        good: by proposal, sorted by id.
+        damaged: what is wrong with a record, by proposal and candidate.
+        cannot: how many an editor could not make, by editor and reason.
+    """
+
+    good: Mapping[str, Sequence[Candidate]]
+    damaged: Mapping[tuple[str, str], str]
+    cannot: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+
+def read_candidates(folder: Folder, proposals: Sequence[Proposal]) -> Candidates:
+    """Reads them; one whose record is damaged is told, and passed over."""
+    good: dict[str, list[Candidate]] = {}
+    damaged = {}
+    cannot: Counter[tuple[str, str]] = Counter()
+    for proposal in proposals:
+        found = good.setdefault(proposal.id, [])
+        for path in folder.candidate_files(proposal.id):
+            try:
+                candidate = folder.read_candidate(path)
+                if (candidate.proposal, candidate.id) != (proposal.id, path.stem):
+                    raise ValueError(
+                        f"{path}: is of {candidate.proposal} {candidate.id}; remove it"
+                    )
+            except ValueError as error:
+                damaged[proposal.id, path.stem] = str(error)
+            else:
+                found.append(candidate)
+        cannot.update(_cannot(folder, proposal.id))
+    return Candidates(good, damaged, cannot)
+
+
+def _cannot(folder: Folder, proposal: str) -> Iterator[tuple[str, str]]:
+    """Editor and reason, without its numbers, of each candidate that could not be made."""
+    from hnpretrain.inpaint.candidates import Cannot
+
+    for path in sorted((folder.root / "candidates" / proposal).glob("*.cannot")):
+        try:
+            found = from_json(Cannot, json.loads(path.read_bytes()), str(path))
+        except ValueError:  # cut short; `generate` would make it anew
+            continue
+        yield found.editor, _NUMBER.sub("N", found.reason)
+
+
+def judgements(decisions: Mapping[str, Sequence[Decision]]) -> dict[str, list[Decision]]:
+    """What stands of people's accepts and rejects, by proposal, in the order of their time.
+
+    Args:
+        decisions: by reviewer, as `read_decisions` gives them.
+    """
+    from hnpretrain.inpaint.decisions import JUDGEMENTS, standing
+
+    by_proposal: dict[str, list[Decision]] = {}
+    for made in decisions.values():
+        for proposal, decision in standing(made).items():
+            if decision.verdict in JUDGEMENTS:
+                by_proposal.setdefault(proposal, []).append(decision)
+    for judged in by_proposal.values():
+        judged.sort(key=lambda decision: (decision.time, decision.reviewer))
+    return by_proposal
+
+
+def select(
+    proposals: Sequence[Proposal],
+    candidates: Candidates,
+    judged: Mapping[str, Sequence[Decision]],
+    require: str,
+    unreviewed: bool,
+) -> Iterator[Pair | LeftOut]:
+    """For each proposal its pair, or why there is none.
+
+    A proposal is taken if enough of those who judged it accepted one of its candidates. Of several
+    accepted candidates, that which most people accepted is taken; of equals, the last.
+
+    Args:
+        proposals: best first.
+        candidates: of all of them.
+        judged: of `judgements`.
+        require: how many must have accepted: one of REQUIREMENTS.
+        unreviewed: of a proposal that nobody judged, take the first candidate that passed all
+            checks.
+
+    Yields:
+        in the order of the proposals; then what people judged that is no proposal any more.
+    """
+    for proposal in proposals:
+        if decisions := judged.get(proposal.id):
+            yield _of_people(proposal, candidates, decisions, require)
+        elif unreviewed:
+            yield _of_checks(proposal, candidates)
+        else:
+            yield LeftOut(proposal.id, "not_judged", "nobody accepted or rejected it")
+    known = {proposal.id for proposal in proposals}
+    for name in sorted(judged.keys() - known):
+        yield LeftOut(name, "proposal_gone", "it was judged, and proposals.jsonl has it no more")
+
+
+def _of_people(
+    proposal: Proposal, candidates: Candidates, decisions: Sequence[Decision], require: str
+) -> Pair | LeftOut:
+    accepts = [decision for decision in decisions if decision.verdict == "accept"]
+    enough = {
+        "any": len(accepts) > 0,
+        "majority": 2 * len(accepts) > len(decisions),
+        "all": len(accepts) == len(decisions),
+    }
+    if not enough[require]:
+        detail = f"{len(accepts)} of {len(decisions)} accepted it"
+        return LeftOut(proposal.id, "rejected", detail)
+    votes = Counter(decision.candidate for decision in accepts)
+    # The last of the candidates with the most votes.
+    chosen = max(reversed(accepts), key=lambda decision: votes[decision.candidate])
+    found = [each for each in candidates.good[proposal.id] if each.id == chosen.candidate]
+    if not found:
+        damage = candidates.damaged.get((proposal.id, chosen.candidate))
+        if damage is not None:
+            return LeftOut(proposal.id, "damaged_candidate", damage)
+        return LeftOut(proposal.id, "candidate_gone", f"{chosen.candidate} was accepted")
+    workers = tuple(each.reviewer for each in accepts if each.candidate == chosen.candidate)
+    verdicts = {decision.reviewer: decision.verdict for decision in decisions}
+    return _pair(proposal, found[0], chosen.caption, chosen.new_caption, workers, verdicts)
+
+
+def _of_checks(proposal: Proposal, candidates: Candidates) -> Pair | LeftOut:
+    made = candidates.good[proposal.id]
+    passed = [candidate for candidate in made if candidate.passed]
+    if not passed:
+        detail = f"none of {len(made)} candidates passed all checks"
+        return LeftOut(proposal.id, "no_candidate_passed", detail)
+    return _pair(proposal, passed[0], proposal.caption, proposal.new_caption, (), {})
+
+
+def _pair(
+    proposal: Proposal,
+    candidate: Candidate,
+    caption: str,
+    new_caption: str,
+    workers: tuple[str, ...],
+    verdicts: Mapping[str, str],
+) -> Pair | LeftOut:
+    from shard_tools.negatives.english import plain
+
+    try:
+        caption, new_caption = clean_caption(caption), clean_caption(new_caption)
+    except ValueError as error:
+        return LeftOut(proposal.id, "bad_caption", str(error))
+    # They must differ in words: a tie of equal captions is always scored as wrong.
+    if plain(caption) == plain(new_caption):
+        return LeftOut(proposal.id, "same_captions", caption)
+    return Pair(proposal, candidate, caption, new_caption, workers, verdicts)
