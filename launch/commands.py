@@ -90,6 +90,30 @@ def shards(
 
 
 @app.command()
+def inpaint(
+    config: Config,
+    overrides: Overrides = None,
+    tasks: int = typer.Option(..., min=1, help="Of the array; each makes its part."),
+    dry_run: DryRun = False,
+) -> None:
+    """Submit `inpaint generate` to Slurm as an array.
+
+    Called again, it makes what is not finished by then. `launch.sbatch.gres=gpu:1` gives each task
+    a GPU.
+    """
+    from hnpretrain.inpaint.extra import require
+
+    require("cv2")
+    from launch.inpaint import dry_run as script
+    from launch.inpaint import submit
+
+    if dry_run:
+        print(script(config, overrides or [], tasks), end="")
+        return
+    _tell(submit(config, overrides or [], tasks))
+
+
+@app.command()
 def status(output: Output, folder: Folder = "") -> None:
     """Tell how the last job of an output stands, and where its log is."""
     from launch.follow import status as lines

@@ -29,7 +29,7 @@ class Record:
 
     Attributes:
         cluster: see ClusterSettings.
-        kind: training or shards.
+        kind: training, shards or inpaint.
         jobs: ids of its jobs, in the order that they run.
         log: file of all output; of an array one a task, with `{task}`.
         submitted: when, ISO 8601.

@@ -18,7 +18,7 @@ _INSTEAD = {
     "account": "launch.account",
     "array": "--tasks and launch.parallel",
     "constraint": "launch.constraint",
-    "cpus-per-task": "launch.cpus_per_rank (launch.cpus of shards)",
+    "cpus-per-task": "launch.cpus_per_rank (launch.cpus of arrays)",
     "dependency": "",
     "error": "launch.folder",
     "gpus": "launch.gpus_per_node",
@@ -164,7 +164,7 @@ class TrainingLaunch(ClusterSettings):
 
 @dataclass
 class ArrayLaunch(ClusterSettings):
-    """How an array of shard jobs is started.
+    """How an array of jobs is started: of shards, or of pictures.
 
     Attributes:
         cpus: cores of each task, which runs a process on each (unless `workers` is set).
@@ -179,7 +179,7 @@ class ArrayLaunch(ClusterSettings):
         if self.cluster != "slurm":
             raise ValueError(
                 f"launch.cluster={self.cluster}: an array is for slurm; on this machine, "
-                "`hnpretrain shard build` uses all cores"
+                "`hnpretrain shard build` uses all cores, and `inpaint generate` all GPUs"
             )
         require_at_least(self, 1, "cpus", "parallel")
 

@@ -6,25 +6,23 @@ array builds what is not finished; the last one sums up the index.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from submitit.slurm.slurm import SlurmExecutor
 
 from hnpretrain.config import load
 from hnpretrain.shards import storage
 from hnpretrain.shards.index import INDEX_NAME
-from launch import executor, queue, record, snapshot
+from launch import array, executor, record, snapshot
 from launch import settings as launch_settings
 from launch.settings import ArrayLaunch
 from launch.state import alone
-from launch.task import Build, Place
+from launch.task import Command
 from shard_tools.dry_run import plan
 from shard_tools.settings import BuildSettings
 
+_NAME = "hnpretrain-shards"
+_BUILD = "build"
 _FINISH = "finish"
 
 
@@ -70,7 +68,7 @@ def submit(config: str, overrides: Sequence[str], tasks: int) -> tuple[Work, rec
         work = _look(settings, tasks)
         if work.is_done:
             return work, None
-        with record.new_folder(base) as folder, _all_or_none(jobs):
+        with record.new_folder(base) as folder, array.all_or_none(jobs):
             log = _submit_jobs(where, settings, work, folder, jobs)
             written = record.write(folder, where.cluster, "shards", jobs, log, settings.output)
         return work, written
@@ -81,29 +79,19 @@ def _submit_jobs(
 ) -> str:
     """Submits the jobs, and adds their ids to `jobs`; returns the name of their log."""
     snapshot.write(folder, settings)
-    log = str(folder / f"{_FINISH}.log")
+    log = log_of_finish = str(folder / f"{_FINISH}.log")
     if work.counts:
-        counting = _executor(where, folder, "count", 1, jobs)
-        jobs.append(executor.submit(counting, [_task(folder, "count")])[0].job_id)
+        counting = array.executor(where, folder, f"{_NAME}-count", str(folder / "count.log"), jobs)
+        jobs.append(executor.submit(counting, [array.task(folder, ("shard", "count"))])[0].job_id)
     if work.parts:
         built = [_build(where, settings, folder, part, work.of) for part in work.parts]
-        array = _executor(where, folder, "build", len(built), jobs)
-        jobs.append(executor.submit(array, built)[0].job_id.partition("_")[0])
-        log = _log(folder, len(built)).replace("%A_%a", f"{jobs[-1]}_{{task}}")
-    finishing = _executor(where, folder, _FINISH, 1, jobs)
+        pattern = array.log(folder, len(built), _BUILD)
+        building = array.executor(where, folder, f"{_NAME}-{_BUILD}", pattern, jobs)
+        jobs.append(executor.submit(building, built)[0].job_id.partition("_")[0])
+        log = array.log_of_job(pattern, jobs[-1])
+    finishing = array.executor(where, folder, f"{_NAME}-{_FINISH}", log_of_finish, jobs)
     jobs.append(executor.submit(finishing, [_build(where, settings, folder, 0, work.of)])[0].job_id)
     return log
-
-
-@contextlib.contextmanager
-def _all_or_none(jobs: Sequence[str]) -> Iterator[None]:
-    """Cancels the jobs that were submitted inside, if not all could be."""
-    try:
-        yield
-    except BaseException:
-        if jobs:
-            queue.run("scancel", *jobs)
-        raise
 
 
 def dry_run(config: str, overrides: Sequence[str], tasks: int) -> str:
@@ -115,11 +103,8 @@ def dry_run(config: str, overrides: Sequence[str], tasks: int) -> str:
     where, settings = _read(config, overrides)
     work = _look(settings, tasks)
     folder = record.next_folder(record.folder_of(settings.output, where.folder))
-    dry = executor.DryExecutor(folder, python=where.python or None)
-    dry.update_parameters(**_parameters(where, folder, "build", len(work.parts), []))
-    if len(work.parts) > 1:
-        dry.parameters["map_count"] = len(work.parts)
-    return executor.script(dry)
+    pattern = array.log(folder, len(work.parts), _BUILD)
+    return array.script(where, folder, f"{_NAME}-{_BUILD}", pattern, len(work.parts))
 
 
 def _read(config: str, overrides: Sequence[str]) -> tuple[ArrayLaunch, BuildSettings]:
@@ -147,43 +132,9 @@ def _look(settings: BuildSettings, tasks: int) -> Work:
     )
 
 
-def _task(folder: Path, command: str, *overrides: str) -> Build:
-    place = Place(str(folder / snapshot.CODE), str(Path.cwd()))
-    return Build(place, command, str(folder / snapshot.CONFIG), overrides)
-
-
-def _build(where: ArrayLaunch, settings: BuildSettings, folder: Path, part: int, of: int) -> Build:
+def _build(
+    where: ArrayLaunch, settings: BuildSettings, folder: Path, part: int, of: int
+) -> Command:
     workers = settings.workers or where.cpus
-    return _task(folder, "build", f"part={part}", f"parts={of}", f"workers={workers}")
-
-
-def _executor(
-    where: ArrayLaunch, folder: Path, step: str, tasks: int, before: Sequence[str]
-) -> SlurmExecutor:
-    slurm = SlurmExecutor(folder, python=where.python or None)
-    slurm.update_parameters(**_parameters(where, folder, step, tasks, before))
-    return slurm
-
-
-def _parameters(
-    where: ArrayLaunch, folder: Path, step: str, tasks: int, before: Sequence[str]
-) -> dict[str, Any]:
-    """Of one of the three jobs, for SlurmExecutor.update_parameters.
-
-    Args:
-        before: ids of the jobs before it; it runs once the last one has done its work.
-    """
-    log = _log(folder, tasks) if step == "build" else str(folder / f"{step}.log")
-    parameters = executor.slurm_parameters(where, folder, f"hnpretrain-shards-{step}", log)
-    executor.give_cores(parameters, where.cpus)
-    parameters["array_parallelism"] = where.parallel
-    parameters["signal_delay_s"] = 30  # a build has nothing to do then: finished shards are kept
-    if before:
-        parameters["dependency"] = f"afterok:{before[-1]}"
-        # Else it would wait for ever for a job that has failed.
-        parameters["additional_parameters"]["kill-on-invalid-dep"] = "yes"
-    return parameters
-
-
-def _log(folder: Path, tasks: int) -> str:
-    return str(folder / ("%A_%a.log" if tasks > 1 else "build.log"))
+    overrides = (f"part={part}", f"parts={of}", f"workers={workers}")
+    return array.task(folder, ("shard", _BUILD), *overrides)

@@ -78,24 +78,24 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Build:
-    """One task of an array of shard jobs.
+class Command:
+    """A task that runs a command of `hnpretrain`.
 
     Attributes:
         place: where it works.
-        command: `build` or `count`.
+        command: `shard build`, as its words.
         config: the job's resolved settings.
         overrides: this task's.
     """
 
     place: Place
-    command: str
+    command: tuple[str, ...]
     config: str
     overrides: tuple[str, ...] = ()
 
     def __call__(self) -> NoReturn:
         self.place.enter()
-        _become(("-m", "hnpretrain.cli", "shard", self.command, self.config, *self.overrides))
+        _become(("-m", "hnpretrain.cli", *self.command, self.config, *self.overrides))
 
 
 def _share_cores(tasks: int, ranks: int) -> None:

@@ -57,6 +57,7 @@ ALLOWED = {
     "shard_tools": {"hnpretrain.bench", "hnpretrain.config", "hnpretrain.shards"},
     "launch": {
         "hnpretrain.config",
+        "hnpretrain.inpaint",
         "hnpretrain.runs",
         "hnpretrain.shards",
         "hnpretrain.train",

@@ -8,7 +8,11 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
+from importlib import resources
 from itertools import islice, zip_longest
+
+import yaml
 
 from hnpretrain.inpaint.found import Found, Mask, Option
 from hnpretrain.inpaint.left_out import LeftOutLedger
@@ -17,6 +21,8 @@ from hnpretrain.shards.schema import Negative
 
 # A thing that takes this share of the photo is seen best, and leaves room for its surroundings.
 _BEST_AREA = 0.1
+# Of the sizes of things that are put in each other's place.
+_MOST_SCALE = 2.5
 # Words that people use first: of colors the basic terms (Berlin and Kay, 1969) but gray, which
 # nobody tells from a faded white or black.
 _PLAIN = frozenset(
@@ -47,10 +53,14 @@ def choose(
     places: dict[tuple[str, str], list[Option]] = defaultdict(list)
     for option in found.options:
         target = option.change.target
-        needs_donor = option.change.edit == "replace" and donors is not None
-        if needs_donor and not set(donors.get(target, ())) - {key}:
-            left_out.add(key, "no_donor", f"no {target} to paste", option.caption, "object")
-            continue
+        if option.change.edit == "replace" and donors is not None:
+            if not set(donors.get(target, ())) - {key}:
+                left_out.add(key, "no_donor", f"no {target} to paste", option.caption, "object")
+                continue
+            if not _alike_in_size(option.mask.category, target):
+                detail = f"{option.mask.category} -> {target}"
+                left_out.add(key, "scale", detail, option.caption, "object")
+                continue
         places[option.mask.digest, option.change.edit].append(option)
     generator = random.Random(f"{seed} {key}")
     kept = []
@@ -66,6 +76,21 @@ def choose(
     for proposal, _ in kept[per_photo:]:
         left_out.add(key, "enough", proposal.new_caption, proposal.caption, proposal.concept)
     return kept[:per_photo]
+
+
+@lru_cache(1)
+def _sizes() -> Mapping[str, float]:
+    """Category to meters."""
+    text = (resources.files("hnpretrain.inpaint") / "sizes.yaml").read_text("utf-8")
+    return {str(name): float(size) for name, size in yaml.safe_load(text).items()}
+
+
+def _alike_in_size(one: str, other: str) -> bool:
+    """Whether one thing, pasted as large as another was, has a size that it may have."""
+    sizes = _sizes()
+    if one not in sizes or other not in sizes:
+        return True
+    return max(sizes[one], sizes[other]) <= _MOST_SCALE * min(sizes[one], sizes[other])
 
 
 def ranked(proposals: Sequence[tuple[Proposal, Mask]], most: int) -> list[tuple[Proposal, Mask]]:

@@ -40,24 +40,15 @@ Folder = Annotated[Path, typer.Argument(help="The `output` of propose and genera
 MaxPixels = Annotated[int, typer.Option(min=1, help="Largest width x height of a picture.")]
 
 
-def _require(*modules: str) -> None:
-    """Raises ValueError if a package of the extra `inpaint` is not installed."""
-    from importlib.util import find_spec
-
-    missing = [name for name in modules if find_spec(name) is None]
-    if missing:
-        raise ValueError(
-            f"the package of {missing[0]} is not installed: pip install 'hnpretrain[inpaint]'"
-        )
-
-
 @app.command()
 def propose(config: Config, overrides: Overrides = None) -> None:
     """Find what could be edited in the photos, and what the captions would be.
 
     What is left out is told with its reason, in left_out.jsonl.
     """
-    _require("cv2")
+    from hnpretrain.inpaint.extra import require
+
+    require("cv2")
     from hnpretrain.config import load
     from hnpretrain.inpaint.folder import Folder
     from hnpretrain.inpaint.photos import read_photos
@@ -87,7 +78,9 @@ def generate(config: Config, overrides: Overrides = None) -> None:
     A run that was stopped goes on where it was. Several jobs share the work with generate.part=0
     generate.parts=8 and so on; `launch inpaint` starts them on Slurm.
     """
-    _require("cv2")
+    from hnpretrain.inpaint.extra import require
+
+    require("cv2")
     from rich.console import Console
 
     from hnpretrain.config import load
@@ -133,7 +126,9 @@ def review(
 
     A decision is on disk before the page says so. Ctrl-C ends it.
     """
-    _require("starlette", "uvicorn")
+    from hnpretrain.inpaint.extra import require
+
+    require("starlette", "uvicorn")
     from hnpretrain.inpaint import folder as folders
     from hnpretrain.inpaint.review.server import serve
 
@@ -149,7 +144,8 @@ def export(
         typer.Option("--format", help="parquet: a benchmark, as InpaintCOCO; shards: to train on."),
     ] = "parquet",
     require: Annotated[
-        str, typer.Option(help="Of those who judged a pair, who must accept it: any, majority, all.")
+        str,
+        typer.Option(help="Of those who judged a pair, so many must accept: any, majority, all."),
     ] = "majority",
     unreviewed: Annotated[
         bool, typer.Option("--unreviewed", help="Take what nobody judged, if it passed all checks.")

@@ -208,13 +208,14 @@ class Finder:
 
     def _others(self, found: Found, mask: Mask) -> np.ndarray:
         """bool (H x W), true on the photo's other things, as far as they are known."""
-        joined_HW = np.zeros(mask.mask_HW.shape, bool)
+        mask_HW = mask.mask_HW
+        joined_HW = np.zeros_like(mask_HW)
+        size = mask_HW.shape[1], mask_HW.shape[0]
         for category in found.photo.objects:
-            height, width = joined_HW.shape
             try:
-                things = self._masks.things(found.photo, (width, height), category, [category])
+                things = self._masks.things(found.photo, size, category, [category])
             except BadMask:
                 continue
             for thing in things:
                 joined_HW |= thing.mask_HW
-        return joined_HW & ~mask.mask_HW
+        return joined_HW & ~mask_HW

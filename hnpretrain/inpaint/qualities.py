@@ -16,8 +16,10 @@ _GRAY, _COLORED = 0.055, 0.12
 # Of chroma: what is darker has the noise of the camera.
 _LEAST_CHROMA = 0.04
 # Hues in degrees, up to which a color is called so; red begins again after pink.
-_HUES = ((15, "pink"), (45, "red"), (75, "orange"), (118, "yellow"), (168, "green"))
-_HUES += ((215, ""), (285, "blue"), (325, "purple"), (350, "pink"), (361, "red"))
+_HUES = (
+    *((15, "pink"), (45, "red"), (75, "orange"), (118, "yellow"), (168, "green")),
+    *((215, ""), (285, "blue"), (325, "purple"), (350, "pink"), (361, "red")),
+)
 # Shares of the photo from which on, and up to which, a thing may be called so.
 _LARGE, _SMALL = 0.08, 0.04
 

@@ -118,7 +118,7 @@ class Reader:
     def described(self, captions: Iterable[TaggedCaption], concept: str) -> set[str]:
         """Lemmas of the nouns that words of a concept describe in some caption."""
         lexicon = self._adjectives[concept]
-        found = set()
+        found: set[str] = set()
         for caption in captions:
             nouns = self.nouns(caption)
             for mention in caption.caption.mentions(lexicon):

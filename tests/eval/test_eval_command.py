@@ -8,7 +8,6 @@ import sys
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from hnpretrain.eval import benchmarks
@@ -16,30 +15,19 @@ from hnpretrain.eval.benchmarks.sugarcrepe import CATEGORIES
 from hnpretrain.eval.commands import app
 from hnpretrain.eval.encode import Encoder
 from hnpretrain.eval.scorers import Cosine
-from hnpretrain.models import LoadedModel, ModelSettings, build
-from hnpretrain.models.store import WEIGHTS_NAME, write_config
+from hnpretrain.models import LoadedModel
+from tests.support.models import tiny_model, write_export
 from tests.support.training import clean_environment
-
-TINY = {
-    "embed_dim": 32,
-    "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-}
 
 
 @pytest.fixture(scope="module")
 def tiny() -> LoadedModel:
-    torch.manual_seed(0)
-    return build(ModelSettings(config=TINY))
+    return tiny_model()
 
 
 @pytest.fixture(scope="module")
 def export(tiny, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("export")
-    tensors = {name: tensor.contiguous() for name, tensor in tiny.model.state_dict().items()}
-    save_file(tensors, folder / WEIGHTS_NAME)
-    write_config(tiny, folder)
-    return folder
+    return write_export(tiny, tmp_path_factory.mktemp("export"))
 
 
 @pytest.fixture

@@ -87,6 +87,8 @@ def test_only_donors_are_pasted(proposed):
     replaced = [p for p in folder.proposals() if p.edit == "replace"]
     assert {p.target for p in replaced} <= result.donors.keys()
     assert result.left_out["no_donor"]
+    assert result.left_out["scale"]  # no train where a bicycle was
+    assert not {("bicycle", "train"), ("bird", "cow")} & {(p.category, p.target) for p in replaced}
 
 
 def test_all_that_is_left_out_is_told(proposed):
