@@ -26,6 +26,8 @@ from shard_tools.negatives.captions import TaggedCaption
 
 # Of the hull of a thing, so much may belong to other things before it is taken to be behind them.
 _MOST_COVERED = 0.15
+# Categories of COCO that are built into others, or carry them: nobody knows what is behind them.
+_FIXED = frozenset({"sink", "toilet", "oven", "refrigerator", "dining table", "bed", "couch"})
 
 
 @dataclass(frozen=True)
@@ -194,9 +196,11 @@ class Finder:
         return mask
 
     def _require_free(self, found: Found, change: Change, mask: Mask) -> None:
-        """Raises LeftOut if a thing cannot be moved or taken away: `several`, `covered`."""
+        """Raises LeftOut if a thing can't be moved or taken away: `fixed`, `several`, `covered`."""
         if change.edit == "recolor":
             return
+        if change.edit != "enlarge" and mask.category in _FIXED:
+            raise LeftOut("fixed", f"{change.edit} a {mask.category}")
         if mask.things > 1 and change.edit != "remove":
             raise LeftOut("several", change.noun.text)
         if mask.digest not in found.covered:

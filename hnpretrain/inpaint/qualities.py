@@ -22,6 +22,10 @@ _HUES = (
 )
 # Shares of the photo from which on, and up to which, a thing may be called so.
 _LARGE, _SMALL = 0.08, 0.04
+# Of the photo's shorter side: the rim of a mask. Without it, too little of a thin thing is left to
+# tell its color.
+_RIM = 0.01
+_LEAST_INNER = 0.5
 
 
 def color(image_HWC: np.ndarray, mask_HW: np.ndarray) -> str:
@@ -31,7 +35,10 @@ def color(image_HWC: np.ndarray, mask_HW: np.ndarray) -> str:
         image_HWC: RGB, uint8.
         mask_HW: bool, true on the thing.
     """
-    lab_NC = srgb_to_oklab(image_HWC[mask_HW][None])[0]
+    inner_HW = _inner(mask_HW)
+    if inner_HW.sum() < _LEAST_INNER * mask_HW.sum():
+        return ""
+    lab_NC = srgb_to_oklab(image_HWC[inner_HW])
     lightness_N, a_N, b_N = lab_NC.T
     chroma_N = np.hypot(a_N, b_N)
     hue_N = np.degrees(np.arctan2(b_N, a_N)) % 360
@@ -51,6 +58,16 @@ def color(image_HWC: np.ndarray, mask_HW: np.ndarray) -> str:
     word = str(names[best])
     # What is gray may be a white thing in the shade, and what is of no color has no word.
     return word if word != "gray" and counts[best] >= _COLOR_SHARE * len(names_N) else ""
+
+
+def _inner(mask_HW: np.ndarray) -> np.ndarray:
+    """The mask without its rim, which may lie beside the thing."""
+    import cv2
+
+    rim = max(1, round(_RIM * min(mask_HW.shape)))
+    kernel = np.ones((2 * rim + 1, 2 * rim + 1), np.uint8)
+    # The photo's border is no rim.
+    return cv2.erode(mask_HW.astype(np.uint8), kernel, borderValue=1) > 0
 
 
 def size(image_HWC: np.ndarray, mask_HW: np.ndarray) -> str:

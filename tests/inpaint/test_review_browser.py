@@ -293,6 +293,7 @@ def test_the_name_is_asked_once_and_others_are_not_told(page: Page, folder: Fold
         wait(page, "document.getElementById('who-problem').textContent.includes('1 to 40 letters')")
         rewrite(page, "who-name", "ana")
         press(page, "Enter")
+        wait(page, "!document.getElementById('who').open")  # keys are its own until then
         there(page, "p0-bus")
         assert text(page, "#name") == "Reviewer: ana"
         press(page, "a")
@@ -304,6 +305,7 @@ def test_the_name_is_asked_once_and_others_are_not_told(page: Page, folder: Fold
         page.click("#name")
         rewrite(page, "who-name", "bob")
         press(page, "Enter")
+        wait(page, "!document.getElementById('who').open")
         wait(page, "document.getElementById('name').textContent === 'Reviewer: bob'")
         there(page, "p2-train")  # the address is that of the one last seen
         look(page, server, "p0-bus")

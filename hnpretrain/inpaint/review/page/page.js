@@ -500,6 +500,7 @@ $("who").querySelector("form").addEventListener("submit", async (event) => {
   }
   kept.set(name, "reviewer");
   $("who").close();
+  $("who-name").blur(); // else it may take the next key, which is a decision
 });
 $("name").addEventListener("click", () => {
   if (!state.fixed && !state.saving) askName("");
