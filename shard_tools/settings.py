@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hnpretrain.config import require_one_of
+from hnpretrain.shards.images import DEFAULT_MAX_PIXELS, require_max_pixels
 from shard_tools.negatives import NegativeSettings
 from shard_tools.sources import SourceSettings, SourceShard
 
-# Pillow refuses larger images whatever it is told.
-_PILLOW_MAX_PIXELS = 178_956_970
 _IMAGE_CHECKS = ("auto", "decode", "header")
 
 
@@ -46,7 +45,7 @@ class BuildSettings:
     parts: int = 1
     rebuild: bool = False
     seed: int = 0
-    max_pixels: int = 100_000_000
+    max_pixels: int = DEFAULT_MAX_PIXELS
     check_images: str = "auto"
     max_reject_share: float = 0.1
     negatives: NegativeSettings = field(default_factory=NegativeSettings)
@@ -60,8 +59,7 @@ class BuildSettings:
             raise ValueError(f"parts={self.parts}: at least 1")
         if not 0 <= self.part < self.parts:
             raise ValueError(f"part={self.part}: between 0 and parts - 1 = {self.parts - 1}")
-        if not 1 <= self.max_pixels <= _PILLOW_MAX_PIXELS:
-            raise ValueError(f"max_pixels={self.max_pixels}: between 1 and {_PILLOW_MAX_PIXELS}")
+        require_max_pixels(self.max_pixels)
         require_one_of("check_images", self.check_images, _IMAGE_CHECKS)
         if not 0 <= self.max_reject_share <= 1:
             raise ValueError(f"max_reject_share={self.max_reject_share}: between 0 and 1")

@@ -25,7 +25,7 @@ _LARGE, _SMALL = 0.08, 0.04
 # Of the photo's shorter side: the rim of a mask. Without it, too little of a thin thing is left to
 # tell its color.
 _RIM = 0.01
-_LEAST_INNER = 0.5
+_LEAST_INNER = 0.6
 
 
 def color(image_HWC: np.ndarray, mask_HW: np.ndarray) -> str:

@@ -8,10 +8,8 @@ from hnpretrain.inpaint.checks import CheckSettings
 from hnpretrain.inpaint.generate import GenerateSettings
 from hnpretrain.inpaint.propose import ProposeSettings
 from hnpretrain.inpaint.segmenter import MaskSettings
+from hnpretrain.shards.images import DEFAULT_MAX_PIXELS, require_max_pixels
 from shard_tools.sources import SourceSettings
-
-# Pillow refuses larger images whatever it is told.
-_PILLOW_MAX_PIXELS = 178_956_970
 
 
 @dataclass
@@ -33,15 +31,14 @@ class InpaintSettings:
     source: SourceSettings = field(default_factory=SourceSettings)
     output: str = ""
     seed: int = 0
-    max_pixels: int = 100_000_000
+    max_pixels: int = DEFAULT_MAX_PIXELS
     masks: MaskSettings = field(default_factory=MaskSettings)
     propose: ProposeSettings = field(default_factory=ProposeSettings)
     generate: GenerateSettings = field(default_factory=GenerateSettings)
     checks: CheckSettings = field(default_factory=CheckSettings)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.max_pixels <= _PILLOW_MAX_PIXELS:
-            raise ValueError(f"max_pixels={self.max_pixels}: between 1 and {_PILLOW_MAX_PIXELS}")
+        require_max_pixels(self.max_pixels)
 
     def require_output(self) -> str:
         """The output; ValueError if none is named."""

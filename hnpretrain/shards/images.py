@@ -20,6 +20,10 @@ T = TypeVar("T")
 # Longer side to shorter. Transforms bring the shorter side to the model's size, so that a strip of
 # a few pixels, far below any bound of width x height, would grow to gigabytes.
 MAX_ASPECT_RATIO = 50
+# Width x height of what is decoded, unless a setting says otherwise; and the most that it may say,
+# since Pillow refuses larger images whatever it is told.
+DEFAULT_MAX_PIXELS = 100_000_000
+LARGEST_MAX_PIXELS = 178_956_970
 # Pillow's name of a format to our extension. MPO is a JPEG with more pictures behind the first.
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 # What is read at all. Pillow knows more, some of which start other programs (EPS: Ghostscript).
@@ -100,6 +104,23 @@ def _extension(image: Image.Image) -> str:
     if image.format not in _EXTENSIONS:
         raise BadImage("unsupported_format", f"{image.format}; JPEG, PNG and WebP are stored")
     return _EXTENSIONS[image.format]
+
+
+def require_max_pixels(max_pixels: int) -> None:
+    """Raises ValueError for a setting `max_pixels` that nothing could be held to."""
+    if not 1 <= max_pixels <= LARGEST_MAX_PIXELS:
+        raise ValueError(f"max_pixels={max_pixels}: between 1 and {LARGEST_MAX_PIXELS}")
+
+
+def png_of(image: Image.Image, level: int = 6) -> bytes:
+    """An image as a PNG; the same bytes with the same version of Pillow.
+
+    Args:
+        level: of compression: 0 is none, 9 is slow.
+    """
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=level)
+    return buffer.getvalue()
 
 
 def decode_image(data: bytes, max_pixels: int) -> Image.Image:
