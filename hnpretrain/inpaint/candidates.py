@@ -3,43 +3,43 @@
     candidates/ID/recolor-0.png, recolor-0-changed.png, recolor-0.json    the JSON appears last
     candidates/ID/recolor-0.cannot       in place of the three: why there is no picture (JSON)
 
-A candidate is finished if its JSON and both pictures are there, or if what was found against it is.
+A candidate is finished if its JSON and both pictures are there, as large as the JSON says, or if
+what was found against it is.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from hnpretrain.inpaint.editors.base import Edited, Task
 from hnpretrain.inpaint.folder import Folder
-from hnpretrain.inpaint.records import Candidate, Proposal, from_json, to_json
+from hnpretrain.inpaint.records import Candidate, Proposal, Stored, from_json, to_json
 from hnpretrain.shards import storage
-from hnpretrain.shards.images import BadImage, decode_image
+from hnpretrain.shards.images import BadImage, decode_image, png_of
+
+T = TypeVar("T")
 
 # Seeds are below 2**53, the integers that every reader of JSON keeps.
 _SEED_BITS = 53
-# Of PNGs; the bytes depend on it.
-_COMPRESSION = 6
 # Longer values are cut in messages.
 _SHOWN = 40
 
 
 class BadInput(ValueError):
-    """A proposal's photo or mask cannot be used.
+    """A proposal's photo or mask, or a finished picture, cannot be used.
 
     Attributes:
         reason: to count by: what `BadImage` has, or missing_file, outside_folder, other_size,
-            empty_mask.
+            empty_mask, other_content.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -97,34 +97,66 @@ class Slot:
 
 
 def read(folder: Folder, slot: Slot) -> Candidate | Cannot | None:
-    """What is finished; None if nothing is, or if its record is damaged."""
-    for cls, suffix in ((Candidate, ".json"), (Cannot, ".cannot")):
-        path = folder.path(slot.name(suffix))
-        try:
-            found = from_json(cls, json.loads(path.read_bytes()), str(path))
-        except (FileNotFoundError, ValueError):
-            continue
-        if isinstance(found, Cannot) or all(
-            folder.path(name).is_file() for name in (slot.image, slot.changed)
-        ):
-            return found  # type: ignore[return-value]
-    return None
+    """What is finished; None if nothing is, or if a file of it is damaged.
+
+    Of the pictures, the sizes of the files are looked at; `read_edited` sees all damage.
+    """
+    found = _read_record(Candidate, folder.path(slot.name(".json")))
+    pictures = {"image": slot.image, "changed": slot.changed}
+    if found is not None and all(
+        _has_size(folder.path(path), found.files.get(name)) for name, path in pictures.items()
+    ):
+        return found
+    return _read_record(Cannot, folder.path(slot.name(".cannot")))
+
+
+def _read_record(cls: type[T], path: Path) -> T | None:
+    try:
+        return from_json(cls, json.loads(path.read_bytes()), str(path))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _has_size(path: Path, stored: Stored | None) -> bool:
+    """Whether a file is there, and as large as it was, if that is known."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return False
+    return path.is_file() and (stored is None or size == stored.bytes)
 
 
 def read_edited(folder: Folder, candidate: Candidate, max_pixels: int) -> Edited:
-    """A finished candidate as its editor gave it."""
-    changed_HW = _decoded(folder, candidate.changed, max_pixels)[..., 0] > 127
-    image_HWC = _decoded(folder, candidate.image, max_pixels)
-    return Edited(image_HWC, changed_HW, candidate.details)
+    """A finished candidate as its editor gave it.
+
+    Raises:
+        BadInput: a picture is missing or damaged.
+        OSError: storage failed.
+    """
+    files = candidate.files
+    changed_HWC = _decoded(folder, candidate.changed, max_pixels, files.get("changed"))
+    image_HWC = _decoded(folder, candidate.image, max_pixels, files.get("image"))
+    return Edited(image_HWC, changed_HWC[..., 0] > 127, candidate.details)
 
 
 def write(folder: Folder, candidate: Candidate, edited: Edited) -> None:
-    """Both pictures, then the record."""
-    _write_bytes(folder, candidate.image, _png(edited.image_HWC))
-    changed_HW = edited.changed_HW.astype(np.uint8) * 255
-    _write_bytes(folder, candidate.changed, _png(changed_HW))
-    slot = Path(candidate.image).with_suffix(".json").as_posix()
-    _write_bytes(folder, slot, _json(to_json(candidate)))
+    """Both pictures, then the record, with what the files hold."""
+    pictures = {
+        "image": (candidate.image, edited.image_HWC),
+        "changed": (candidate.changed, edited.changed_HW.astype(np.uint8) * 255),
+    }
+    files = {}
+    for name, (path, array) in pictures.items():
+        data = png_of(Image.fromarray(array))
+        _write_bytes(folder, path, data)
+        files[name] = _stored(data)
+    write_record(folder, dataclasses.replace(candidate, files=files))
+
+
+def write_record(folder: Folder, candidate: Candidate) -> None:
+    """The record alone."""
+    name = Path(candidate.image).with_suffix(".json").as_posix()
+    _write_bytes(folder, name, _json(to_json(candidate)))
 
 
 def write_cannot(folder: Folder, slot: Slot, found: Cannot) -> None:
@@ -194,8 +226,14 @@ def _show(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
-def _decoded(folder: Folder, name: str, max_pixels: int) -> np.ndarray:
-    """H x W x 3, uint8."""
+def _decoded(
+    folder: Folder, name: str, max_pixels: int, stored: Stored | None = None
+) -> np.ndarray:
+    """H x W x 3, uint8.
+
+    Args:
+        stored: what the file held, if that is known.
+    """
     try:
         path = folder.path(name)
     except ValueError as error:
@@ -204,16 +242,16 @@ def _decoded(folder: Folder, name: str, max_pixels: int) -> np.ndarray:
         data = path.read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise BadInput("missing_file", f"{name}: {error.strerror}") from error
+    if stored is not None and _stored(data) != stored:
+        raise BadInput("other_content", f"{name}: not what was written")
     try:
         return np.asarray(decode_image(data, max_pixels))
     except BadImage as error:
         raise BadInput(error.reason, f"{name}: {error.detail}") from error
 
 
-def _png(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG", compress_level=_COMPRESSION)
-    return buffer.getvalue()
+def _stored(data: bytes) -> Stored:
+    return Stored(len(data), hashlib.sha256(data).hexdigest())
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

@@ -8,8 +8,9 @@ polygons, each edited well and badly on purpose (docs/inpaint.md).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import cv2
 import numpy as np
@@ -109,6 +110,24 @@ class Checks:
         """With the model that the settings name, if they name one."""
         preference = Preference(settings.model, settings.device) if settings.model else None
         return cls(settings, preference)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """All that decides what is found beside photo and pictures; JSON values."""
+        told = asdict(self._settings)
+        del told["device"]
+        if self._preference is None:
+            del told["preference"]
+        return told
+
+    def verify(self) -> None:
+        """Looks whether the model can be used, before any work is done; nothing stays loaded.
+
+        Raises:
+            ValueError: it cannot be loaded, or its device is not there.
+        """
+        if self._preference is not None:
+            self._preference.verify()
 
     def __call__(self, task: Task, edited: Edited, earlier: Sequence[Edited]) -> dict[str, Check]:
         """The checks of one picture, by name.

@@ -14,10 +14,10 @@ from itertools import islice, zip_longest
 
 import yaml
 
-from hnpretrain.inpaint.found import Found, Mask, Option
+from hnpretrain.inpaint.editors.colors import named_color
+from hnpretrain.inpaint.found import Found, Option
 from hnpretrain.inpaint.left_out import LeftOutLedger
 from hnpretrain.inpaint.records import Proposal
-from hnpretrain.shards.schema import Negative
 
 # A thing that takes this share of the photo is seen best, and leaves room for its surroundings.
 _BEST_AREA = 0.1
@@ -38,12 +38,12 @@ def choose(
     per_photo: int,
     seed: int,
     left_out: LeftOutLedger,
-) -> list[tuple[Proposal, Mask]]:
+) -> list[Proposal]:
     """The options of a photo that become proposals, the best first.
 
     Args:
-        donors: category to the keys of the photos that have a thing to paste; None if things are
-            replaced otherwise.
+        donors: category to the keys of the photos that have a thing to paste; None if the edits
+            are not made by the editors without weights.
         per_thing: at most so many of a thing for each kind of edit, with different targets.
         per_photo: at most so many in all.
         seed: of the draws among equals.
@@ -53,6 +53,9 @@ def choose(
     places: dict[tuple[str, str], list[Option]] = defaultdict(list)
     for option in found.options:
         target = option.change.target
+        if option.change.edit == "recolor" and donors is not None and not named_color(target):
+            left_out.add(key, "no_color", target, option.caption, "color")
+            continue
         if option.change.edit == "replace" and donors is not None:
             if not set(donors.get(target, ())) - {key}:
                 left_out.add(key, "no_donor", f"no {target} to paste", option.caption, "object")
@@ -71,9 +74,12 @@ def choose(
         for option in options:
             if len(targets) < per_thing and option.change.target not in targets:
                 targets.add(option.change.target)
-                kept.append((_proposal(found, option), option.mask))
-    kept.sort(key=lambda pair: _rank(pair[0]))
-    for proposal, _ in kept[per_photo:]:
+                kept.append(_proposal(found, option))
+            else:
+                concept = option.change.concept
+                left_out.add(key, "enough", option.negative.text, option.caption, concept)
+    kept.sort(key=_rank)
+    for proposal in kept[per_photo:]:
         left_out.add(key, "enough", proposal.new_caption, proposal.caption, proposal.concept)
     return kept[:per_photo]
 
@@ -93,21 +99,25 @@ def _alike_in_size(one: str, other: str) -> bool:
     return max(sizes[one], sizes[other]) <= _MOST_SCALE * min(sizes[one], sizes[other])
 
 
-def ranked(proposals: Sequence[tuple[Proposal, Mask]], most: int) -> list[tuple[Proposal, Mask]]:
+def ranked(proposals: Sequence[Proposal], most: int, left_out: LeftOutLedger) -> list[Proposal]:
     """All proposals, the best first.
 
     Args:
         most: if not 0, no more than these are kept, of the concepts in turns.
+        left_out: takes the others.
     """
-    ordered = sorted(proposals, key=lambda pair: _rank(pair[0]))
+    ordered = sorted(proposals, key=_rank)
     if not most or len(ordered) <= most:
         return ordered
     queues: dict[str, list[str]] = defaultdict(list)
-    for proposal, _ in ordered:
+    for proposal in ordered:
         queues[proposal.concept].append(proposal.id)
     turns = zip_longest(*(queues[concept] for concept in sorted(queues)))
     kept = set(islice((name for turn in turns for name in turn if name), most))
-    return [pair for pair in ordered if pair[0].id in kept]
+    for each in ordered:
+        if each.id not in kept:
+            left_out.add(each.key, "enough", each.new_caption, each.caption, each.concept)
+    return [proposal for proposal in ordered if proposal.id in kept]
 
 
 def _rank(proposal: Proposal) -> tuple[float, str]:
@@ -121,14 +131,16 @@ def _rank_of_words(option: Option) -> tuple[bool, bool]:
 
 
 def _proposal(found: Found, option: Option) -> Proposal:
+    """Its id names all that decides a candidate, so that no old one is taken for a new one's."""
     photo, mask, negative, change = found.photo, option.mask, option.negative, option.change
-    name = f"{photo.key}-{_digest(option.caption, negative, change.edit, mask.digest)}"
+    content = (option.caption, negative.text, change.edit, mask.digest, found.digest)
+    name = f"{photo.key}-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:10]}"
     score = 1 - 0.1 * abs(math.log10(mask.area / _BEST_AREA))
     score -= 0.2 * (option.caption != option.source_caption) + 0.1 * (mask.things > 1)
     return Proposal(
         id=name,
         key=photo.key,
-        photo=f"photos/{photo.key}.{photo.extension}",
+        photo=found.name,
         source_caption=option.source_caption,
         caption=option.caption,
         new_caption=negative.text,
@@ -139,15 +151,9 @@ def _proposal(found: Found, option: Option) -> Proposal:
         span=negative.span,
         noun=change.noun.text,
         category=mask.category,
-        mask=f"masks/{name}.png",
+        mask=mask.name,
         things=mask.things,
         area=round(mask.area, 5),
         score=round(score, 4),
         meta=dict(photo.meta),
     )
-
-
-def _digest(caption: str, negative: Negative, edit: str, mask: str) -> str:
-    """Names what decides a candidate, so that no old one is taken for that of a new proposal."""
-    identity = json.dumps([caption, negative.text, edit, mask])
-    return hashlib.sha256(identity.encode()).hexdigest()[:10]

@@ -85,8 +85,9 @@ def generate(config: Config, overrides: Overrides = None) -> None:
 
     from hnpretrain.config import load
     from hnpretrain.inpaint.checks import Checks
+    from hnpretrain.inpaint.devices import kind_of
     from hnpretrain.inpaint.folder import Folder
-    from hnpretrain.inpaint.generate import devices_of, editors_of, kind_of
+    from hnpretrain.inpaint.generate import editors_of
     from hnpretrain.inpaint.generate import generate as make
     from hnpretrain.inpaint.progress import GenerateProgress
     from hnpretrain.inpaint.settings import InpaintSettings
@@ -94,7 +95,9 @@ def generate(config: Config, overrides: Overrides = None) -> None:
     settings = load(InpaintSettings, config, overrides or [])
     folder = Folder(settings.require_output())
     folder.proposals()  # what is missing is told before anything is loaded
-    device = kind_of(devices_of(settings.generate)[0])
+    device = kind_of(settings.generate.found_devices()[0])
+    checks = Checks.of(settings.checks)
+    checks.verify()
     editors = editors_of(settings.generate, folder, device)
     progress = GenerateProgress(Console(stderr=True))
     try:
@@ -102,7 +105,7 @@ def generate(config: Config, overrides: Overrides = None) -> None:
             folder,
             settings.generate,
             editors,
-            Checks.of(settings.checks),
+            checks,
             settings.seed,
             settings.max_pixels,
             progress,
@@ -121,6 +124,7 @@ def review(
     all_candidates: Annotated[
         bool, typer.Option("--all", help="Show pictures that failed a check, too.")
     ] = False,
+    max_pixels: MaxPixels = 100_000_000,
 ) -> None:
     """Show the pairs on a local page, where people accept or reject them.
 
@@ -132,7 +136,8 @@ def review(
     from hnpretrain.inpaint import folder as folders
     from hnpretrain.inpaint.review.server import serve
 
-    serve(folders.Folder(folder), reviewer, port, "all" if all_candidates else "passed")
+    only = "all" if all_candidates else "passed"
+    serve(folders.Folder(folder), reviewer, port, only, max_pixels)
 
 
 @app.command()
@@ -220,9 +225,10 @@ def _tell(what: str, counts: Mapping[str, int]) -> None:
 
 def _tell_made(output: str, result: GenerateResult) -> None:
     for name, counts in result.editors.items():
-        made = counts.made + counts.kept
         took = f" ({counts.seconds_each:.2f} s each)" if counts.made else ""
-        print(f"{name}: {made:,} pictures{took}, {counts.passed:,} pass all checks")
+        anew = f", {counts.rechecked:,} checked anew" if counts.rechecked else ""
+        pictures = f"{counts.pictures:,} pictures{took}{anew}"
+        print(f"{name}: {pictures}, {counts.passed:,} pass all checks")
         _tell("  fail", counts.failed)
         _tell("  not made", counts.cannot)
     _tell("proposals whose files are broken", result.broken_by_reason)

@@ -25,7 +25,7 @@ from typing import Self
 from hnpretrain.inpaint.folder import Folder
 from hnpretrain.inpaint.records import VERDICTS, Decision, from_json, to_json
 from hnpretrain.shards import storage
-from hnpretrain.shards.lock import locked
+from hnpretrain.shards.lock import Locked, holder, locked
 
 # With a letter, digit or _ in front it is neither a hidden file nor a path.
 _REVIEWER = re.compile(r"(?=[^.\-])[A-Za-z0-9_.\-]{1,40}")
@@ -77,7 +77,7 @@ class Decisions:
         self._made: list[Decision] = []
         self._end = 0  # of what is known of the file, in bytes
         with contextlib.ExitStack() as stack:
-            self._hold = stack.enter_context(locked(str(folder.decisions / f"{reviewer}.lock")))
+            self._hold = stack.enter_context(locked(_lock_of(folder, reviewer)))
             self._recover()
             self._held = stack.pop_all()
 
@@ -187,6 +187,10 @@ def _file_of(folder: Folder, reviewer: str) -> Path:
     return folder.decisions / f"{reviewer}.jsonl"
 
 
+def _lock_of(folder: Folder, reviewer: str) -> str:
+    return str(folder.decisions / f"{reviewer}.lock")
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -249,6 +253,28 @@ def read_file(path: Path, tell: Callable[[str], None] = _tell) -> list[Decision]
     if end < len(data):
         tell(f"{_cut_short(path)}; it is left out")
     return made
+
+
+def read_reviewer(
+    folder: Folder, reviewer: str, tell: Callable[[str], None] = _tell
+) -> list[Decision]:
+    """One reviewer's decisions, where none is to be added yet; nothing is changed or held.
+
+    Args:
+        folder: of the proposals.
+        reviewer: the person's name.
+        tell: called with a note if the last line was cut short, and is left out.
+
+    Raises:
+        ValueError: it is no name, or a line of the file is damaged.
+        Locked: somebody has this reviewer's decisions, so that `Decisions` would be refused.
+        OSError: the storage failed.
+    """
+    lock = _lock_of(folder, check_reviewer(reviewer))
+    owner = holder(lock)
+    if owner is not None:
+        raise Locked(lock, owner)
+    return read_file(_file_of(folder, reviewer), tell)
 
 
 def read_decisions(

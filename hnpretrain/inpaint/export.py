@@ -4,6 +4,7 @@
     attributions.tsv     of each photo: key, licence, its URL, page, author, as the source has them
     left_out.jsonl       {"proposal", "reason", "detail"}, one a line
     README.md            the data card; appears last
+    export.json          that the folder is an export, which the next one may replace; appears first
 
 Each file appears whole. The same folder and settings give the same bytes.
 """
@@ -25,21 +26,24 @@ from hnpretrain.inpaint.pictures import Pictures, check_pictures, read_pictures
 from hnpretrain.inpaint.records import Proposal
 from hnpretrain.inpaint.selection import (
     REQUIREMENTS,
-    LeftOut,
+    NoPair,
     Pair,
     judgements,
     read_candidates,
     select,
 )
 from hnpretrain.shards import storage
+from hnpretrain.shards.images import DEFAULT_MAX_PIXELS, require_max_pixels
 
 FORMATS = ("parquet", "shards")
 CARD = "README.md"
 PARQUET = "pairs.parquet"
 ATTRIBUTIONS = "attributions.tsv"
 LEFT_OUT = "left_out.jsonl"
-# Pillow refuses larger images whatever it is told.
-_PILLOW_MAX_PIXELS = 178_956_970
+MARK = "export.json"
+_MADE_BY = "hnpretrain inpaint export"
+# Folders of the steps before, which hold nothing else.
+_OF_OTHER_STEPS = ("photos", "masks", "donors", "candidates", "decisions")
 
 
 @dataclass
@@ -68,7 +72,7 @@ class ExportSettings:
     max_per_photo: int = 0
     balance: bool = False
     pairs_per_shard: int = 500
-    max_pixels: int = 100_000_000
+    max_pixels: int = DEFAULT_MAX_PIXELS
     title: str = "Minimal image pairs"
 
     def __post_init__(self) -> None:
@@ -78,8 +82,7 @@ class ExportSettings:
             raise ValueError(f"max_per_photo={self.max_per_photo}: 0 (all) or more")
         if self.pairs_per_shard < 1:
             raise ValueError(f"pairs_per_shard={self.pairs_per_shard}: at least 1")
-        if not 1 <= self.max_pixels <= _PILLOW_MAX_PIXELS:
-            raise ValueError(f"max_pixels={self.max_pixels}: between 1 and {_PILLOW_MAX_PIXELS}")
+        require_max_pixels(self.max_pixels)
         if not self.title.strip():
             raise ValueError("title='': the data card needs one")
 
@@ -101,7 +104,7 @@ class ExportResult:
     pairs: int
     concepts: Mapping[str, int]
     editors: Mapping[str, int]
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[NoPair, ...]
     damaged: tuple[str, ...]
 
     @property
@@ -115,11 +118,12 @@ def export(folder: Folder, out: Path, settings: ExportSettings) -> ExportResult:
 
     Args:
         folder: with proposals, candidates and, but for `unreviewed`, decisions.
-        out: made if missing; no folder that holds other data.
+        out: made if missing; an empty folder, or an earlier export.
         settings: what and how.
 
     Raises:
-        ValueError: no pair is left, `out` holds other data, or proposals or decisions are damaged.
+        ValueError: no pair is left, `out` holds something else, or proposals or decisions are
+            damaged.
         OSError: the storage failed.
     """
     from hnpretrain.inpaint.card import write_card
@@ -156,6 +160,7 @@ def export(folder: Folder, out: Path, settings: ExportSettings) -> ExportResult:
             f"{folder.root}: no pair is left ({why or 'there is no proposal'}); accept some with "
             "`hnpretrain inpaint review`, or set unreviewed=true"
         )
+    storage.write_bytes(str(out / MARK), _mark(settings.format))
     storage.remove(str(out / CARD))  # it must not outlive what it tells of
     _write(folder, out, pairs, proposals, settings)
     storage.write_bytes(str(out / ATTRIBUTIONS), _attributions(pairs))
@@ -190,48 +195,55 @@ def _check_place(folder: Folder, out: Path, wanted: str) -> None:
         raise ValueError(f"{out} is a file; name a folder")
     if out.resolve() == folder.root.resolve():
         raise ValueError(f"{out} is the folder of the proposals; name another one")
-    data = {path.name for pattern in ("*.parquet", "*.tar") for path in out.glob(pattern)}
-    ours = {name for name in data if _is_ours(name, wanted)}
-    if others := sorted(data - ours):
-        raise ValueError(
-            f"{out} holds {others[0]}, which is no export with format={wanted}; name another folder"
-        )
+    for name in _OF_OTHER_STEPS:
+        if out.resolve().is_relative_to((folder.root / name).resolve()):
+            raise ValueError(f"{out} lies in {folder.root / name}, which is of another step")
+    # Nothing is replaced that was not made here; a mark of the other format is none either, since
+    # its files would stay.
+    if out.is_dir() and any(out.iterdir()):
+        try:
+            mark = (out / MARK).read_bytes()
+        except FileNotFoundError:
+            mark = b""
+        if mark != _mark(wanted):
+            raise ValueError(
+                f"{out} is not empty, and no earlier export with format={wanted}; name another "
+                "folder, or empty this one"
+            )
 
 
-def _is_ours(name: str, wanted: str) -> bool:
-    if wanted == "parquet":
-        return name == PARQUET
-    return name.startswith("pairs-") and name.endswith(".tar")
+def _mark(wanted: str) -> bytes:
+    return json.dumps({"made_by": _MADE_BY, "format": wanted}).encode() + b"\n"
 
 
 def _usable(
-    folder: Folder, chosen: Iterable[Pair | LeftOut], settings: ExportSettings
-) -> tuple[list[Pair], list[LeftOut]]:
+    folder: Folder, chosen: Iterable[Pair | NoPair], settings: ExportSettings
+) -> tuple[list[Pair], list[NoPair]]:
     """The pairs whose pictures are good, as many as wanted; the others with their reasons."""
     pairs: list[Pair] = []
-    left_out: list[LeftOut] = []
+    left_out: list[NoPair] = []
     of_photo: Counter[str] = Counter()
     for each in chosen:
-        if isinstance(each, LeftOut):
+        if isinstance(each, NoPair):
             left_out.append(each)
             continue
         name, key = each.proposal.id, each.proposal.key
         if settings.max_per_photo and of_photo[key] == settings.max_per_photo:
             detail = f"max_per_photo={settings.max_per_photo}"
-            left_out.append(LeftOut(name, "more_of_the_photo", detail))
+            left_out.append(NoPair(name, "more_of_the_photo", detail))
             continue
         try:
             check_pictures(read_pictures(folder, each), settings.max_pixels)
         except (ValueError, OSError) as error:
             detail = f"{each.candidate.id}: {error}"
-            left_out.append(LeftOut(name, "damaged_picture", detail))
+            left_out.append(NoPair(name, "damaged_picture", detail))
             continue
         of_photo[key] += 1
         pairs.append(each)
     return _balanced(pairs, left_out) if settings.balance else (pairs, left_out)
 
 
-def _balanced(pairs: Sequence[Pair], left_out: list[LeftOut]) -> tuple[list[Pair], list[LeftOut]]:
+def _balanced(pairs: Sequence[Pair], left_out: list[NoPair]) -> tuple[list[Pair], list[NoPair]]:
     most = min(Counter(pair.proposal.concept for pair in pairs).values(), default=0)
     of_concept: Counter[str] = Counter()
     kept = []
@@ -241,7 +253,7 @@ def _balanced(pairs: Sequence[Pair], left_out: list[LeftOut]) -> tuple[list[Pair
             kept.append(pair)
         else:
             detail = f"{most} of each concept are taken"
-            left_out.append(LeftOut(pair.proposal.id, "balance", detail))
+            left_out.append(NoPair(pair.proposal.id, "balance", detail))
     return kept, left_out
 
 
@@ -294,7 +306,7 @@ def _attributions(pairs: Sequence[Pair]) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace")
 
 
-def _lines(left_out: Iterable[LeftOut]) -> bytes:
+def _lines(left_out: Iterable[NoPair]) -> bytes:
     return b"".join(json.dumps(dataclasses.asdict(e)).encode() + b"\n" for e in left_out)
 
 

@@ -78,6 +78,10 @@ class Finder:
         self._maker = NegativeMaker(negatives, seed, None)
         self._reader = Reader(negatives.spacy_model)
 
+    def objects(self, found: Found) -> tuple[str, ...]:
+        """Names of what is known to be in a photo: by its source, or by the masks'."""
+        return tuple(sorted({*found.photo.objects, *self._masks.categories(found.photo)}))
+
     def look(self, batch: Sequence[Found]) -> None:
         """Adds the options of some photos to them."""
         for found in batch:
@@ -101,9 +105,8 @@ class Finder:
         for found, sources in works:
             # A negative must be false of the whole photo, whatever of it is said where.
             others = [c.text for c in found.photo.captions if c.text not in sources]
-            samples.append(
-                CaptionedSample(found.photo.key, (*sources, *others), found.photo.objects)
-            )
+            captions = (*sources, *others)
+            samples.append(CaptionedSample(found.photo.key, captions, self.objects(found)))
         all_tagged = iter(self._reader.tagged([text for _, sources in works for text in sources]))
         for (found, sources), made in zip(works, self._maker.make(samples), strict=True):
             for caption in made.captions[: len(sources)]:
@@ -141,6 +144,9 @@ class Finder:
         assert found.image_HWC is not None
         texts: dict[str, Source] = {}
         captions = self._reader.tagged([c.text for c in found.photo.captions])
+        for tagged in captions:
+            if not self._reader.nouns(tagged):
+                self._left_out.add(found.photo.key, "no_noun", "", tagged.caption.text)
         for concept in self._state:
             described = self._reader.described(captions, concept)
             for tagged in captions:
@@ -180,12 +186,13 @@ class Finder:
         """
         assert found.image_HWC is not None
         height, width = found.image_HWC.shape[:2]
-        known = found.photo.objects or (noun.lemma,)
+        known = self.objects(found) or (noun.lemma,)
         named = [name for name in known if self._reader.may_name(noun, name)]
         try:
-            things = self._masks.things(found.photo, (width, height), noun.text.lower(), named)
+            word = noun.text.lower() if noun.number == 1 else noun.lemma
+            things = self._masks.things(found.photo, (width, height), word, named)
         except BadMask as error:
-            raise LeftOut(error.reason, str(error)) from error
+            raise LeftOut(error.reason, error.detail) from error
         all_are = not any(self._reader.is_narrower(noun, thing.category) for thing in things)
         wording.count(noun, len(things), all_are)
         mask = Mask.of(things)
@@ -215,7 +222,7 @@ class Finder:
         mask_HW = mask.mask_HW
         joined_HW = np.zeros_like(mask_HW)
         size = mask_HW.shape[1], mask_HW.shape[0]
-        for category in found.photo.objects:
+        for category in self.objects(found):
             try:
                 things = self._masks.things(found.photo, size, category, [category])
             except BadMask:

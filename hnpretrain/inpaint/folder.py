@@ -2,10 +2,10 @@
 
     proposals.jsonl          one Proposal a line, best first; appears whole, last
     left_out.jsonl           {"key", "caption", "concept", "reason", "detail"}, one a line
-    photos/KEY.jpg           the source's bytes
-    masks/ID.png             of a proposal
+    photos/KEY-DIGEST.jpg    the source's bytes
+    masks/DIGEST.png         of a thing; proposals of one thing share it
     donors.jsonl, donors/    things of photos that `replace` may paste
-    candidates/ID/NAME.png, NAME-changed.png, NAME.json    the JSON appears last
+    candidates/ID/NAME.png, NAME-changed.png, NAME.json    the JSON appears last; or NAME.cannot
     decisions/REVIEWER.jsonl one Decision a line, in the order in which they were made
 
 Local: people look at it, and a review saves each click.

@@ -5,28 +5,27 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from hnpretrain.inpaint.masks import Thing
-from hnpretrain.inpaint.photos import Photo
+from hnpretrain.inpaint.photos import Photo, upright
 from hnpretrain.inpaint.wording import Change, LeftOut
-from hnpretrain.shards.images import BadImage, decode_image, open_image
+from hnpretrain.shards.images import BadImage, decode_image, open_image, png_of
 from hnpretrain.shards.marker import Reject
 from hnpretrain.shards.schema import Negative
 
-_ORIENTATION = 0x0112  # of EXIF
 
-
-@dataclass(frozen=True)
+@dataclass
 class Mask:
     """The mask of all things that a noun means.
 
     Attributes:
-        png: of mode L, 255 on them.
+        png: of mode L, 255 on them; empty once it is written.
         digest: of the png.
         area: as a share of the photo.
         category: of the things.
@@ -38,6 +37,11 @@ class Mask:
     area: float
     category: str
     things: int
+
+    @property
+    def name(self) -> str:
+        """Path in the folder."""
+        return f"masks/{self.digest[:20]}.png"
 
     @classmethod
     def of(cls, things: Sequence[Thing]) -> Mask:
@@ -89,6 +93,7 @@ class Found:
     Attributes:
         photo: the photo.
         image_HWC: RGB, uint8; None once all is found, since many photos wait for the end.
+        digest: of the photo's bytes.
         options: in the order in which they were found.
         covered: digest of a mask to how much of its hull belongs to other things.
         masks: of nouns, by text and what they may name; or why there is none. Captions name the
@@ -97,9 +102,37 @@ class Found:
 
     photo: Photo
     image_HWC: np.ndarray | None
+    digest: str
     options: list[Option] = field(default_factory=list)
     covered: dict[str, float] = field(default_factory=dict)
     masks: dict[tuple[str, str, int], Mask | LeftOut] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Path of the photo in the folder; another for another photo of the same key."""
+        return f"photos/{self.photo.key}-{self.digest[:10]}.{self.photo.extension}"
+
+    def files(self) -> Iterator[tuple[str, bytes]]:
+        """What must be written for the options: paths in the folder, and bytes; each once."""
+        if self.options:
+            yield self.name, self.photo.image
+        yield from {option.mask.name: option.mask.png for option in self.options}.items()
+
+    def forget(self) -> None:
+        """Lets go of all bytes: many photos wait until the last one is read."""
+        self.image_HWC = None
+        self.photo = dataclasses.replace(self.photo, image=b"")
+        self.masks.clear()
+        for option in self.options:
+            option.mask.png = b""
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's, or 1 where there is none that can be read."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (SyntaxError, ValueError, KeyError, TypeError, struct.error):  # as Pillow does
+        return 1
 
 
 def opened(photo: Photo, max_pixels: int) -> Found | Reject:
@@ -111,18 +144,13 @@ def opened(photo: Photo, max_pixels: int) -> Found | Reject:
     try:
         image = decode_image(photo.image, max_pixels)
         with open_image(photo.image, max_pixels) as marked:
-            orientation = marked.getexif().get(_ORIENTATION, 1)
+            orientation = _orientation(marked)
     except BadImage as error:
         return Reject(photo.key, error.reason, error.detail)
-    if orientation != 1:
-        image.getexif()[_ORIENTATION] = orientation
-        image = ImageOps.exif_transpose(image)
-        photo = dataclasses.replace(photo, image=png_of(image), extension="png")
-    return Found(photo, np.asarray(image))
-
-
-def png_of(image: Image.Image) -> bytes:
-    """An image as a PNG, the same bytes with the same version of Pillow."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=6)
-    return buffer.getvalue()
+    if orientation in range(2, 9):
+        image = upright(image, orientation)
+        photo = dataclasses.replace(
+            photo, image=png_of(image), extension="png", orientation=orientation
+        )
+    digest = hashlib.sha256(photo.image).hexdigest()
+    return Found(photo, np.asarray(image), digest)

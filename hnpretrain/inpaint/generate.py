@@ -1,7 +1,7 @@
 """The step `generate`: editors make candidates for proposals.
 
     1. What is finished is read. If it was made with other settings, the run is refused, before
-       anything is made.
+       anything is made. Where only the checks' settings differ, the checks are made anew.
     2. What is left is dealt out in whole batches, best proposals first: to this process, or to one
        process a device.
     3. Each candidate's pictures are written, then its record; a run that was killed, started again,
@@ -14,17 +14,14 @@ several jobs (`part`, `parts`), each takes its share of the proposals; they shar
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
-from typing import Any
 
 from hnpretrain.config import require_one_of
-from hnpretrain.inpaint import candidates
+from hnpretrain.inpaint import candidates, devices
 from hnpretrain.inpaint.candidates import Cannot, Slot
 from hnpretrain.inpaint.decisions import decision_files
 from hnpretrain.inpaint.editors.base import Editor
@@ -46,11 +43,11 @@ from hnpretrain.inpaint.maker import (
     assign,
 )
 from hnpretrain.inpaint.records import Proposal
-from hnpretrain.shards.lock import Locked, locked
-from shard_tools.workers import Tally, alone, cores, spread
+from hnpretrain.inpaint.working import working_on
+from hnpretrain.shards.images import DEFAULT_MAX_PIXELS, require_max_pixels
+from shard_tools.workers import Tally, alone, spread
 
 EDITORS = ("recolor", "resize", "remove", "replace", "diffusion")
-_DEVICE = re.compile(r"(cpu|mps|cuda)(:\d+)?")
 
 
 @dataclass
@@ -95,14 +92,11 @@ class GenerateSettings:
             raise ValueError(f"parts={self.parts}: at least 1")
         if not 0 <= self.part < self.parts:
             raise ValueError(f"part={self.part}: between 0 and parts - 1 = {self.parts - 1}")
-        kinds = set()
-        for name in self.devices:
-            found = _DEVICE.fullmatch(name)
-            if found is None:
-                raise ValueError(f"devices: {name!r} is not cpu, mps, cuda or cuda:NUMBER")
-            kinds.add(found[1])
-        if len(kinds) > 1:
-            raise ValueError(f"devices={self.devices}: all of one kind, since their bytes differ")
+        devices.check_names(self.devices)
+
+    def found_devices(self) -> list[str]:
+        """The devices that a run uses here; ValueError if torch does not see them."""
+        return devices.devices_of(self.devices, use_gpus="diffusion" in self.editors)
 
 
 @dataclass(frozen=True)
@@ -110,11 +104,12 @@ class GenerateState:
     """How far a run is.
 
     Attributes:
-        kept: pictures of earlier runs.
+        kept: pictures of earlier runs that are left as they are.
         to_do: in all of this run.
         made: in this run.
         not_made: in this run: no editor can, or the photo is broken.
         stopping: a signal came.
+        rechecked: of earlier runs, checked anew in this one.
     """
 
     kept: int
@@ -122,6 +117,11 @@ class GenerateState:
     made: int
     not_made: int
     stopping: bool
+    rechecked: int = 0
+
+    @property
+    def done(self) -> int:
+        return self.made + self.not_made + self.rechecked
 
 
 @dataclass
@@ -154,7 +154,7 @@ def generate(
     editors: Sequence[Editor],
     check: Checker,
     seed: int = 0,
-    max_pixels: int = 100_000_000,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
     report: Report = lambda _: None,
 ) -> GenerateResult:
     """Makes all candidates of this part that are not finished.
@@ -164,25 +164,25 @@ def generate(
         settings: of the run.
         editors: of `editors_of`, or others. With several devices they are sent to other processes,
             as the check is: by pickle, before they have loaded anything.
-        check: called with the task, the picture, and those of the same editor and proposal with
-            lower numbers; what it gives is recorded.
+        check: of each picture; what it gives is recorded, and its settings.
         seed: of all random draws.
         max_pixels: largest width x height of a photo; proposals of larger ones are `broken`.
         report: called a few times a second, and at the end.
 
     Raises:
         ValueError: settings are wrong, or not those of candidates that are there (nothing was
-            made); another job works on this part; an editor cannot be used.
+            made); another job works on this part, or in other parts; an editor cannot be used.
         OSError: storage failed, or a worker died; finished candidates stay.
         KeyboardInterrupt: Ctrl-C or, in the main thread, SIGTERM; finished candidates stay.
     """
     names = [editor.name for editor in editors]
     if len(set(names)) < len(names):
         raise ValueError(f"editors {', '.join(names)}: no name twice")
-    proposals = folder.proposals()[settings.part :: settings.parts]
-    with _locked(folder, settings):
+    require_max_pixels(max_pixels)
+    with working_on(folder, settings.part, settings.parts):
+        proposals = folder.proposals()[settings.part :: settings.parts]
         counts = [EditorCounts() for _ in editors]
-        debts = _debts(folder, settings, editors, proposals, seed, counts)
+        debts = _debts(folder, settings, editors, proposals, check, seed, counts)
         work = _in_order(assign(debts, editors), proposals)
         result = GenerateResult(
             proposals=len(proposals),
@@ -223,53 +223,12 @@ def editors_of(settings: GenerateSettings, folder: Folder, device: str) -> list[
     return [make[name]() for name in settings.editors]
 
 
-def devices_of(settings: GenerateSettings) -> list[str]:
-    """The devices that a run uses, one process each.
-
-    Raises:
-        ValueError: torch sees no such device here.
-    """
-    if not settings.devices and "diffusion" not in settings.editors:
-        return ["cpu"]
-    if settings.devices and settings.devices[0].startswith("cpu"):
-        return list(settings.devices)
-    import torch
-
-    count = torch.cuda.device_count()
-    if not settings.devices:
-        return [f"cuda:{number}" for number in range(count)] or ["cpu"]
-    for name in settings.devices:
-        kind, _, number = name.partition(":")
-        if kind == "cuda" and int(number or 0) >= count:
-            raise ValueError(f"devices: torch sees {count} CUDA devices here, and no {name}")
-        if kind == "mps" and not torch.backends.mps.is_available():
-            raise ValueError("devices: torch sees no mps device here")
-    return list(settings.devices)
-
-
-def kind_of(device: str) -> str:
-    """`cuda` of `cuda:1`: what editors are told, since each process has one current device."""
-    return device.partition(":")[0]
-
-
-@contextlib.contextmanager
-def _locked(folder: Folder, settings: GenerateSettings) -> Iterator[None]:
-    name = f".generate-{settings.part}-of-{settings.parts}.lock"
-    try:
-        with locked(str(folder.root / name)):
-            yield
-    except Locked as error:
-        raise ValueError(
-            f"{folder.root}: part {settings.part} of {settings.parts} is being made by "
-            f"{error.owner}; wait for it to end"
-        ) from error
-
-
 def _debts(
     folder: Folder,
     settings: GenerateSettings,
     editors: Sequence[Editor],
     proposals: Sequence[Proposal],
+    check: Checker,
     seed: int,
     counts: Sequence[EditorCounts],
 ) -> dict[int, list[Debt]]:
@@ -280,25 +239,29 @@ def _debts(
     """
     debts: dict[int, list[Debt]] = {}
     other: dict[Slot, str] = {}
+    checked_with = candidates.as_json(check.settings)
     for place, editor in enumerate(editors):
-        of_editor = candidates.as_json(editor.settings)
         for proposal in proposals:
             if proposal.edit not in editor.edits:
                 continue
-            numbers = []
+            of_editor = candidates.as_json(editor.settings_for(proposal))
+            numbers, recheck = [], []
             for number in range(settings.candidates if editor.is_seeded else 1):
                 slot = Slot(proposal.id, editor.name, number)
                 found = candidates.read(folder, slot)
-                if found is not None:
-                    differing = candidates.differences(found, slot.seed(seed), of_editor)
-                    if not differing:
-                        counts[place].kept += not isinstance(found, Cannot)
-                        counts[place].add(found)
-                        continue
+                if found is None:
+                    numbers.append(number)
+                elif differing := candidates.differences(found, slot.seed(seed), of_editor):
                     other[slot] = "; ".join(differing)
-                numbers.append(number)
-            if numbers:
-                debts.setdefault(place, []).append(Debt(proposal, tuple(numbers)))
+                    numbers.append(number)
+                elif not isinstance(found, Cannot) and found.checked_with != checked_with:
+                    recheck.append(number)
+                else:
+                    counts[place].kept += not isinstance(found, Cannot)
+                    counts[place].add(found)
+            if numbers or recheck:
+                debt = Debt(proposal, tuple(numbers), tuple(recheck))
+                debts.setdefault(place, []).append(debt)
     _refuse_other(folder, settings, other)
     return debts
 
@@ -342,49 +305,29 @@ def _make(
     if not work:
         return
     tally = Tally(len(work), COUNTS)
-    to_do = sum(each.pictures for each in work)
+    to_do = sum(each.pictures + each.rechecks for each in work)
 
     def tell() -> None:
-        made, not_made = tally.sums()
-        stopping = tally.stopped() and made + not_made < to_do
-        report(GenerateState(kept, to_do, made, not_made, stopping))
+        made, not_made, rechecked, more = tally.sums()
+        stopping = tally.stopped() and made + not_made + rechecked < to_do + more
+        state = GenerateState(kept - more, to_do + more, made, not_made, stopping, rechecked)
+        report(state)
 
-    devices = devices_of(settings)[: len(work)]
-    if len(devices) == 1:
-        _use(devices[0])
+    used = settings.found_devices()[: len(work)]
+    if len(used) == 1:
+        devices.use(used[0])
         with contextlib.closing(alone(work, make(tally, tell), tally)) as all_done:
             yield from all_done
         return
     next_device = get_context("spawn").Value("i", 0)
-    in_workers = spread(work, _prepare, (devices, next_device, make), tally, len(devices), tell)
+    arguments = (used, next_device, make)
+    in_workers = spread(work, devices.prepare, arguments, tally, len(used), tell)
     try:
         with contextlib.closing(in_workers) as all_done:
             yield from all_done
     except ChildProcessError as error:
         raise ChildProcessError(
-            f"one of the processes on {', '.join(devices)} died (most often it is killed because "
+            f"one of the processes on {', '.join(used)} died (most often it is killed because "
             "memory ran out); finished candidates are kept: start again, with fewer devices"
         ) from error
     tell()
-
-
-def _prepare(
-    devices: Sequence[str], next_device: Any, make: Callable[..., Maker], tally: Tally
-) -> Maker:
-    """First in each worker process: takes a device that no other has."""
-    with next_device.get_lock():
-        number = next_device.value
-        next_device.value += 1
-    if devices[number].startswith("cpu"):
-        # Each takes its share of the cores; before torch is imported.
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // len(devices))))
-    _use(devices[number])
-    return make(tally)
-
-
-def _use(device: str) -> None:
-    """Makes a GPU the one that `cuda` means in this process."""
-    if device.startswith("cuda:"):
-        import torch
-
-        torch.cuda.set_device(device)

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from hnpretrain.inpaint import candidates
 from hnpretrain.inpaint.candidates import BadInput, Cannot, Slot
@@ -23,19 +23,38 @@ from hnpretrain.inpaint.folder import Folder
 from hnpretrain.inpaint.records import Candidate, Check, Proposal
 from shard_tools.workers import Stopped, Tally
 
-Checker = Callable[[Task, Edited, Sequence[Edited]], Mapping[str, Check]]
-
-# Columns of the tally, one row an assignment: pictures made, and not made.
-COUNTS = 2
+# Columns of the tally, one row an assignment: pictures made, not made, checked again; and those
+# that were taken for finished, but are to be made.
+COUNTS = 4
 _NUMBER = re.compile(r"\d+(\.\d+)?")
+
+
+class Checker(Protocol):
+    """Measures pictures."""
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """All that decides what it finds beside photo and pictures; JSON values."""
+
+    def __call__(
+        self, task: Task, edited: Edited, earlier: Sequence[Edited], /
+    ) -> Mapping[str, Check]:
+        """Checks of a picture by name; `earlier` are its proposal's with lower numbers."""
 
 
 @dataclass(frozen=True)
 class Debt:
-    """What an editor owes to a proposal: the numbers of candidates that are not finished."""
+    """What an editor owes to a proposal.
+
+    Attributes:
+        proposal: the proposal.
+        numbers: of candidates that are not finished.
+        recheck: of those that are, but whose checks were made with other settings.
+    """
 
     proposal: Proposal
     numbers: tuple[int, ...]
+    recheck: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,6 +73,10 @@ class Assignment:
     def pictures(self) -> int:
         return sum(len(debt.numbers) for debt in self.debts)
 
+    @property
+    def rechecks(self) -> int:
+        return sum(len(debt.recheck) for debt in self.debts)
+
 
 @dataclass
 class EditorCounts:
@@ -62,18 +85,24 @@ class EditorCounts:
     Attributes:
         made: candidates of this run.
         kept: of earlier runs, under the same settings.
-        passed: of both, how many pass all checks.
-        failed: of both, by check; one may fail several.
-        cannot: candidates that it can't make, by reason, with N for its numbers; of both.
+        rechecked: of earlier runs, too, but checked anew, since the checks' settings are others.
+        passed: of all three, how many pass all checks.
+        failed: of all three, by check; one may fail several.
+        cannot: candidates that it can't make, by reason, with N for its numbers; of all runs.
         seconds: that it took for `made`, without reading, checking and writing.
     """
 
     made: int = 0
     kept: int = 0
+    rechecked: int = 0
     passed: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     cannot: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
+
+    @property
+    def pictures(self) -> int:
+        return self.made + self.kept + self.rechecked
 
     @property
     def seconds_each(self) -> float:
@@ -86,16 +115,28 @@ class EditorCounts:
             self.cannot[_NUMBER.sub("N", found.reason)] += 1
             return
         self.passed += found.passed
-        self.failed.update(name for name, check in found.checks.items() if not check.passed)
+        self.failed.update(_failed(found))
+
+    def take_back(self, found: Candidate) -> None:
+        """Counts one less as kept: it is damaged. Below zero, until this joins the others."""
+        self.kept -= 1
+        self.passed -= found.passed
+        self.failed.subtract(_failed(found))
 
     def join(self, other: EditorCounts) -> None:
         """Adds another's counts."""
         self.made += other.made
         self.kept += other.kept
+        self.rechecked += other.rechecked
         self.passed += other.passed
-        self.failed += other.failed
+        self.failed.update(other.failed)
+        self.failed = +self.failed
         self.cannot += other.cannot
         self.seconds += other.seconds
+
+
+def _failed(found: Candidate) -> list[str]:
+    return [name for name, check in found.checks.items() if not check.passed]
 
 
 @dataclass(frozen=True)
@@ -128,7 +169,7 @@ def assign(debts: Mapping[int, Sequence[Debt]], editors: Sequence[Editor]) -> It
         size, start = editors[place].batch_size, 0
         while start < len(owed):
             # As many proposals as fill whole batches, if all owe as much as the first.
-            each = len(owed[start].numbers)
+            each = max(1, len(owed[start].numbers))
             end = start + size // math.gcd(size, each)
             yield Assignment(place, tuple(owed[start:end]))
             start = end
@@ -159,10 +200,10 @@ class Maker:
     ) -> None:
         self._folder = Folder(root)
         self._editors = editors
-        self._settings = [candidates.as_json(editor.settings) for editor in editors]
         self._seed = seed
         self._max_pixels = max_pixels
         self._check = check
+        self._checked_with = candidates.as_json(check.settings)
         self._tally = tally
         self._after_batch = after_batch
 
@@ -180,33 +221,60 @@ class Maker:
         earlier: dict[str, dict[int, Edited]] = {}
         batch: list[tuple[Slot, Task]] = []
         for debt in work.debts:
+            proposal = debt.proposal
             try:
-                task = candidates.read_task(self._folder, debt.proposal, self._max_pixels)
-                earlier[debt.proposal.id] = self._finished(debt, editor)
+                task = candidates.read_task(self._folder, proposal, self._max_pixels)
             except BadInput as error:
-                done.broken.append(Broken(debt.proposal.id, error.reason, str(error)))
-                self._tally.add(row, 0, len(debt.numbers))
+                done.broken.append(Broken(proposal.id, error.reason, str(error)))
+                self._tally.add(row, 0, len(debt.numbers) + len(debt.recheck), 0, 0)
                 continue
-            for number in debt.numbers:
-                slot = Slot(debt.proposal.id, editor.name, number)
-                batch.append((slot, replace(task, seed=slot.seed(self._seed))))
+            finished, edited, damaged = self._finished(debt, editor)
+            earlier[proposal.id] = edited
+            for number in damaged - set(debt.recheck):
+                done.counts.take_back(finished[number])
+                self._tally.add(row, 0, 0, 0, 1)
+            for number in sorted(damaged | set(debt.numbers)):
+                slot = Slot(proposal.id, editor.name, number)
+                seed = slot.seed(self._seed)
+                batch.append((slot, replace(task, seed=seed, number=number)))
                 if len(batch) == editor.batch_size:
                     self._make(row, done, editor, batch, earlier)
                     batch = []
                     # Kept while a proposal is worked on, and no longer.
-                    earlier = {debt.proposal.id: earlier[debt.proposal.id]}
+                    earlier = {proposal.id: edited}
+            if recheck := sorted(set(debt.recheck) - damaged):
+                if batch:  # pictures are compared with those that are being made, too
+                    self._make(row, done, editor, batch, earlier)
+                    batch = []
+                for number in recheck:
+                    self._recheck(row, done, replace(task, number=number), finished[number], edited)
+                self._after_batch()
+                earlier = {}
         if batch:
             self._make(row, done, editor, batch, earlier)
         return done
 
-    def _finished(self, debt: Debt, editor: Editor) -> dict[int, Edited]:
-        """The proposal's finished candidates of this editor before the last one owed."""
-        edited = {}
-        for number in set(range(max(debt.numbers))) - set(debt.numbers):
+    def _finished(
+        self, debt: Debt, editor: Editor
+    ) -> tuple[dict[int, Candidate], dict[int, Edited], set[int]]:
+        """The proposal's finished candidates of this editor that others are compared with.
+
+        Returns:
+            By number the candidates, and the pictures of those that are whole; the numbers of the
+            others, which have to be made again.
+        """
+        finished, edited, damaged = {}, {}, set()
+        last = max(debt.numbers + debt.recheck)
+        for number in set(range(last + 1)) - set(debt.numbers):
             found = candidates.read(self._folder, Slot(debt.proposal.id, editor.name, number))
-            if isinstance(found, Candidate):
+            if not isinstance(found, Candidate):
+                continue
+            finished[number] = found
+            try:
                 edited[number] = candidates.read_edited(self._folder, found, self._max_pixels)
-        return edited
+            except BadInput:
+                damaged.add(number)
+        return finished, edited, damaged
 
     def _make(
         self,
@@ -224,8 +292,8 @@ class Maker:
         for (slot, task), result in zip(batch, results, strict=True):
             candidates.clear(self._folder, slot)
             if isinstance(result, CannotEdit):
-                self._note(done, slot, task, str(result))
-                self._tally.add(row, 0, 1)
+                self._note(done, editor, slot, task, str(result))
+                self._tally.add(row, 0, 1, 0, 0)
                 continue
             shape = task.photo_HWC.shape
             if result.image_HWC.shape != shape or result.changed_HW.shape != shape[:2]:
@@ -244,18 +312,37 @@ class Maker:
                 image=slot.image,
                 changed=slot.changed,
                 seed=task.seed,
-                settings=self._settings[done.editor],
+                settings=candidates.as_json(editor.settings_for(task.proposal)),
                 details=candidates.as_json(result.details),
                 checks=dict(checks),
+                checked_with=self._checked_with,
             )
             candidates.write(self._folder, candidate, result)
             done.counts.made += 1
             done.counts.add(candidate)
-            self._tally.add(row, 1, 0)
+            self._tally.add(row, 1, 0, 0, 0)
         self._after_batch()
 
-    def _note(self, done: Done, slot: Slot, task: Task, reason: str) -> None:
-        settings: Mapping[str, Any] = self._settings[done.editor]
+    def _recheck(
+        self, row: int, done: Done, task: Task, found: Candidate, edited: Mapping[int, Edited]
+    ) -> None:
+        """Measures a finished picture anew, and rewrites its record.
+
+        Args:
+            edited: it, `task.number`, and those before it.
+        """
+        if self._tally.stopped():
+            raise Stopped
+        lower = [edited[number] for number in sorted(edited) if number < task.number]
+        checks = self._check(task, edited[task.number], lower)
+        found = replace(found, checks=dict(checks), checked_with=self._checked_with)
+        candidates.write_record(self._folder, found)
+        done.counts.rechecked += 1
+        done.counts.add(found)
+        self._tally.add(row, 0, 0, 1, 0)
+
+    def _note(self, done: Done, editor: Editor, slot: Slot, task: Task, reason: str) -> None:
+        settings = candidates.as_json(editor.settings_for(task.proposal))
         cannot = Cannot(slot.id, slot.proposal, slot.editor, task.seed, settings, reason)
         candidates.write_cannot(self._folder, slot, cannot)
         done.counts.add(cannot)

@@ -12,9 +12,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from hnpretrain.inpaint.instances import Annotated, Instance, instances_of, read_instances
-from hnpretrain.inpaint.photos import Photo
+from hnpretrain.inpaint.photos import Photo, upright
 from hnpretrain.inpaint.regions import BadMask, Size, region_mask
 from hnpretrain.shards import storage
 from hnpretrain.shards.images import BadImage, decode_opened, open_image
@@ -24,6 +25,8 @@ __all__ = ["BadMask", "InstanceMasks", "MaskFolder", "Masks", "Size", "Thing"]
 
 # Of a mask's file: as a PNG, a mask of 100 million pixels takes a tenth of it.
 _MAX_FILE_BYTES = 64 * 2**20
+# Of EXIF's orientations, from which on width and height change places.
+_SIDES_SWAP = 5
 # KEY.png, KEY.NOUN.png, KEY.NUMBER.png, KEY.NOUN.NUMBER.png; a key has no dot.
 _FILE_NAME = re.compile(r"([A-Za-z0-9_\-]+)(?:\.(?!\d+\.)([^.]+))?(?:\.(\d{1,9}))?\.png")
 
@@ -60,6 +63,11 @@ class Masks(ABC):
                 or nothing can be known of this photo.
         """
 
+    def categories(self, photo: Photo) -> frozenset[str]:
+        """What the source calls the things that it knows of in a photo; empty if it cannot tell."""
+        del photo
+        return frozenset()
+
 
 class InstanceMasks(Masks):
     """COCO instances, of the samples' own fields or of a COCO instances json.
@@ -70,6 +78,8 @@ class InstanceMasks(Masks):
     to be the photo's. In a json, a photo is found by `meta["id"]`.
 
     Regions that were made for another size are scaled. All polygons of an instance are one thing.
+    Of a photo that its camera has marked as turned, they may have been made as it lies or as it is
+    seen; where its sides tell which, they are turned as the photo was, else they cannot be used.
 
     Args:
         path: of the json; empty: each sample's own fields.
@@ -95,8 +105,19 @@ class InstanceMasks(Masks):
         if not named:
             return []
         made_for = annotated.size or size
-        _check_shape(made_for, size)
-        return [Thing(each.category, _instance_mask(each, made_for, size)) for each in named]
+        lies = _lies_turned(photo, annotated.size, size)
+        of_size = size[::-1] if lies else size
+        _check_shape(made_for, of_size)
+        masks = [_instance_mask(each, made_for, of_size) for each in named]
+        if lies:
+            masks = [_turned(mask_HW, photo.orientation) for mask_HW in masks]
+        return [Thing(each.category, mask) for each, mask in zip(named, masks, strict=True)]
+
+    def categories(self, photo: Photo) -> frozenset[str]:
+        try:
+            return frozenset(each.category for each in self._annotated(photo).instances)
+        except BadMask:
+            return frozenset()
 
     def _annotated(self, photo: Photo) -> Annotated:
         if not self._path:
@@ -105,6 +126,24 @@ class InstanceMasks(Masks):
         if type(image_id) not in (int, str) or image_id not in self._photos:
             raise BadMask("no_instances", f"{self._path} has no image of the id {image_id!r:.80}")
         return self._photos[image_id]
+
+
+def _lies_turned(photo: Photo, made_for: Size | None, size: Size) -> bool:
+    """Whether regions were made for a photo as it lies, which is turned in what we have of it.
+
+    Raises:
+        BadMask: nobody can tell.
+    """
+    if photo.orientation == 1:
+        return False
+    if photo.orientation < _SIDES_SWAP or made_for is None or made_for[0] == made_for[1]:
+        raise BadMask("turned", "its camera has marked it as turned: made for which way is unknown")
+    return (made_for[0] > made_for[1]) != (size[0] > size[1])
+
+
+def _turned(mask_HW: np.ndarray, orientation: int) -> np.ndarray:
+    image = Image.fromarray(mask_HW.astype(np.uint8))
+    return np.asarray(upright(image, orientation)) > 0
 
 
 def _check_shape(made_for: Size, size: Size) -> None:
@@ -183,6 +222,9 @@ class MaskFolder(Masks):
         if not named and files.keys() == {""}:
             named = [(noun, file) for file in files[""]]
         return [Thing(each, self._read(file, size)) for each, file in named]
+
+    def categories(self, photo: Photo) -> frozenset[str]:
+        return frozenset(each.replace("_", " ") for each in self._files.get(photo.key, ()) if each)
 
     def _read(self, name: str, size: Size) -> np.ndarray:
         path = storage.join(self._path, name)

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from PIL import ExifTags, Image, ImageOps
+
 from hnpretrain.shards import storage
 from hnpretrain.shards.images import BadImage, check_image
 from hnpretrain.shards.index import INDEX_NAME, read_index
@@ -35,6 +37,7 @@ class Photo:
         captions: at least one, with their negatives where the source has some.
         objects: names of things known to be in the photo; may be empty.
         meta: the source's own fields, JSON values.
+        orientation: EXIF's, of the source's bytes; 1 is upright. See `found.opened`.
     """
 
     key: str
@@ -43,6 +46,14 @@ class Photo:
     captions: tuple[Caption, ...]
     objects: tuple[str, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
+    orientation: int = 1
+
+
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """An image, turned as EXIF's orientation of it says; a copy."""
+    turned = image.copy()
+    turned.getexif()[ExifTags.Base.Orientation] = orientation
+    return ImageOps.exif_transpose(turned)
 
 
 def read_photos(source: SourceSettings, max_pixels: int) -> Iterator[Photo | Reject]:

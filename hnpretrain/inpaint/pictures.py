@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import struct
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags
 
 from hnpretrain.inpaint.folder import Folder
 from hnpretrain.inpaint.selection import Pair
-from hnpretrain.shards.images import BadImage, check_header, decode_image, open_image
+from hnpretrain.shards.images import BadImage, check_header, decode_image, open_image, png_of
 
 
 @dataclass(frozen=True)
@@ -63,25 +62,21 @@ def _size(name: str, data: bytes, max_pixels: int) -> tuple[int, int]:
 
 
 def as_it_lies(photo: bytes, max_pixels: int) -> bytes:
-    """A photo that `datasets` shows as all else in this project sees it.
+    """A photo whose pixels `datasets` gives as editors and masks took them.
 
-    `datasets` turns a picture as its EXIF orientation says; editors and masks took its pixels as
-    they lie. Such a photo becomes a PNG of these pixels; all others stay as they are.
+    Nothing else asks for the EXIF data of what is in the folder. `datasets` does: it raises where
+    they are broken, and turns a photo that they mark as turned, which `propose` leaves none of, but
+    a folder made by other means may have. Such a photo becomes a PNG of its pixels; all others stay
+    the same bytes.
     """
-    if not _is_turned(photo, max_pixels):
+    if not _exif_matters(photo, max_pixels):
         return photo
-    return png(decode_image(photo, max_pixels))
+    return png_of(decode_image(photo, max_pixels))
 
 
-def _is_turned(photo: bytes, max_pixels: int) -> bool:
+def _exif_matters(photo: bytes, max_pixels: int) -> bool:
     with open_image(photo, max_pixels) as image:
         try:
             return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
         except (OSError, SyntaxError, ValueError, struct.error):
             return True  # what cannot be read here would not be by `datasets`
-
-
-def png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()

@@ -41,26 +41,34 @@ class Preference:
 
     @cached_property
     def _model(self) -> LoadedModel:
-        import torch
-
         from hnpretrain.models import load
 
-        device = self._device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device=cuda: torch sees no CUDA device here; use device=cpu")
-        model = load(self.source, device)
+        model = load(self.source, self._found_device())
         model.model.eval()
         return model
 
-    def load(self) -> None:
-        """Loads the model now, so that a wrong name is found before any work is done.
+    def verify(self) -> None:
+        """Loads the model, and lets it go: a wrong name is found before any work is done.
+
+        On the CPU, since GPUs are for the processes that make the pictures.
 
         Raises:
             ValueError: it cannot be loaded, or the device is not there.
         """
-        self._model  # noqa: B018
+        from hnpretrain.models import load
+
+        self._found_device()
+        load(self.source, "cpu")
+
+    def _found_device(self) -> str:
+        import torch
+
+        is_there = torch.cuda.is_available()
+        if self._device == "cuda" and not is_there:
+            raise ValueError("device=cuda: torch sees no CUDA device here; use device=cpu")
+        if self._device == "auto":
+            return "cuda" if is_there else "cpu"
+        return self._device
 
     def margins(
         self, photo_HWC: np.ndarray, image_HWC: np.ndarray, caption: str, new_caption: str

@@ -27,7 +27,7 @@ class GenerateProgress:
 
     def __call__(self, state: GenerateState) -> None:
         now = time.monotonic()
-        done = state.made + state.not_made
+        done = state.done
         self._rate.add(now, done)
         if state.stopping and not self._stopping:
             self._stopping = True
@@ -46,6 +46,7 @@ class GenerateProgress:
             + (f" | {1 / pace:.2f} s each" if pace else "")
             + (f", {state.kept:,} from before" if state.kept else "")
             + (f", {state.not_made:,} not made" if state.not_made else "")
+            + (f", {state.rechecked:,} checked anew" if state.rechecked else "")
             + (f", {timedelta(seconds=round(left))} to go" if left else "")
         )
 

@@ -14,15 +14,15 @@ from itertools import islice
 
 from hnpretrain.config import require_one_of
 from hnpretrain.inpaint.choosing import choose, ranked
-from hnpretrain.inpaint.editors.donors import DonorWriter
-from hnpretrain.inpaint.editors.donors import Thing as Cutting
+from hnpretrain.inpaint.editors.donors import Cutting, DonorWriter
 from hnpretrain.inpaint.finder import Finder
 from hnpretrain.inpaint.folder import Folder
-from hnpretrain.inpaint.found import Found, Mask, opened
+from hnpretrain.inpaint.found import Found, opened
 from hnpretrain.inpaint.left_out import LeftOutLedger
 from hnpretrain.inpaint.masks import BadMask, Masks
 from hnpretrain.inpaint.photos import Photo
 from hnpretrain.inpaint.records import Proposal, to_json
+from hnpretrain.inpaint.working import working_alone
 from hnpretrain.shards import storage
 from hnpretrain.shards.marker import Reject
 from shard_tools.negatives import NegativeSettings
@@ -51,8 +51,9 @@ class ProposeSettings:
         per_thing: proposals of each thing of a photo for each kind of edit.
         per_photo: proposals of a photo.
         most: proposals in all, of the concepts in turns; 0 keeps all.
-        donors: whether things are cut out for the editor `replace`, and only such are put in the
-            place of others. Switch it off where another editor replaces.
+        weightless: whether proposals are held to what the editors without weights can do: things
+            are cut out for `replace`, and only these come in the place of others; colors are those
+            that `recolor` knows. Switch it off for `diffusion`.
         rebuild: whether proposals that are there are made anew; else that is an error. Candidates
             and decisions stay with the proposals that come out the same.
         negatives: how captions without negatives get some; see `shard build`.
@@ -65,7 +66,7 @@ class ProposeSettings:
     per_thing: int = 2
     per_photo: int = 12
     most: int = 0
-    donors: bool = True
+    weightless: bool = True
     rebuild: bool = False
     negatives: NegativeSettings = field(default_factory=_edited_negatives)
 
@@ -120,9 +121,23 @@ def propose(
         max_pixels: largest width x height of a photo.
 
     Raises:
-        ValueError: proposals are there already; the tagger is not installed; no photo can be read.
+        ValueError: proposals are there already, or pictures are being made for them; the tagger is
+            not installed; no photo can be read.
         OSError: the source could not be read, or the folder not be written.
     """
+    folder.root.mkdir(parents=True, exist_ok=True)
+    with working_alone(folder):
+        return _propose(folder, photos, masks, settings, seed, max_pixels)
+
+
+def _propose(
+    folder: Folder,
+    photos: Iterable[Photo | Reject],
+    masks: Masks,
+    settings: ProposeSettings,
+    seed: int,
+    max_pixels: int,
+) -> ProposeResult:
     if folder.proposals_file.exists() and not settings.rebuild:
         raise ValueError(
             f"{folder.proposals_file} is there: go on with `hnpretrain inpaint generate`, name "
@@ -133,9 +148,7 @@ def propose(
     finder = Finder(
         masks, settings.negatives, settings.concepts, settings.state, areas, seed, left_out
     )
-    # If this is cut off, old proposals must not stand beside new masks.
-    folder.proposals_file.unlink(missing_ok=True)
-    donors = DonorWriter(folder) if settings.donors else None
+    donors = DonorWriter(folder) if settings.weightless else None
     waiting: list[Found] = []
     read = 0
     for batch in _batches(photos, max_pixels, left_out):
@@ -143,8 +156,13 @@ def propose(
         read += len(batch)
         for found in batch:
             if donors is not None:
-                _cut_out(donors, found, masks, left_out)
-            found.image_HWC = None
+                _cut_out(donors, found, finder.objects(found), masks, left_out)
+            # Names tell the content, so that proposals that are there keep their files until the
+            # new ones are.
+            for name, data in found.files():
+                if not folder.path(name).exists():
+                    storage.write_bytes(str(folder.path(name)), data)
+            found.forget()
             if found.options:
                 waiting.append(found)
     if not read:
@@ -152,18 +170,31 @@ def propose(
         raise ValueError(f"not one photo could be read; {folder.left_out_file} says why")
     fit = donors.close() if donors is not None else None
     chosen = [
-        pair
+        proposal
         for found in waiting
-        for pair in choose(found, fit, settings.per_thing, settings.per_photo, seed, left_out)
+        for proposal in choose(found, fit, settings.per_thing, settings.per_photo, seed, left_out)
     ]
-    kept = ranked(chosen, settings.most)
-    _write(folder, waiting, kept, left_out)
+    kept = ranked(chosen, settings.most, left_out)
+    storage.write_bytes(str(folder.left_out_file), b"".join(left_out.lines()))
+    lines = (json.dumps(to_json(proposal), ensure_ascii=False) + "\n" for proposal in kept)
+    text = "".join(lines).encode(errors="backslashreplace")
+    storage.write_bytes(str(folder.proposals_file), text)
+    _sweep(folder, kept)
     return ProposeResult(
         read,
-        Counter(f"{proposal.concept}/{proposal.edit}" for proposal, _ in kept),
+        Counter(f"{proposal.concept}/{proposal.edit}" for proposal in kept),
         Counter({category: len(keys) for category, keys in (fit or {}).items()}),
         left_out.counts,
     )
+
+
+def _sweep(folder: Folder, proposals: Sequence[Proposal]) -> None:
+    """Removes photos and masks that no proposal names."""
+    named = {name for proposal in proposals for name in (proposal.photo, proposal.mask)}
+    for kind in ("photos", "masks"):
+        for path in (folder.root / kind).glob("*"):
+            if f"{kind}/{path.name}" not in named:
+                path.unlink()
 
 
 def _batches(
@@ -179,34 +210,21 @@ def _batches(
         yield [item for item in batch if isinstance(item, Found)]
 
 
-def _cut_out(writer: DonorWriter, found: Found, masks: Masks, left_out: LeftOutLedger) -> None:
+def _cut_out(
+    writer: DonorWriter,
+    found: Found,
+    categories: Sequence[str],
+    masks: Masks,
+    left_out: LeftOutLedger,
+) -> None:
     """Adds what can be pasted into other photos; what is not fit for that is no loss."""
     assert found.image_HWC is not None
     height, width = found.image_HWC.shape[:2]
-    for category in found.photo.objects:
+    for category in categories:
         try:
             things = masks.things(found.photo, (width, height), category, [category])
         except BadMask as error:
-            left_out.add(found.photo.key, error.reason, str(error))
+            left_out.add(found.photo.key, error.reason, error.detail)
             continue
         for thing in things:
             writer.add(Cutting(found.photo.key, category, found.image_HWC, thing.mask_HW))
-
-
-def _write(
-    folder: Folder,
-    photos: Sequence[Found],
-    kept: Sequence[tuple[Proposal, Mask]],
-    left_out: LeftOutLedger,
-) -> None:
-    by_key = {found.photo.key: found.photo for found in photos}
-    written: set[str] = set()
-    for proposal, mask in kept:
-        storage.write_bytes(str(folder.path(proposal.mask)), mask.png)
-        if proposal.photo not in written:
-            written.add(proposal.photo)
-            storage.write_bytes(str(folder.path(proposal.photo)), by_key[proposal.key].image)
-    storage.write_bytes(str(folder.left_out_file), b"".join(left_out.lines()))
-    lines = (json.dumps(to_json(proposal), ensure_ascii=False) + "\n" for proposal, _ in kept)
-    text = "".join(lines).encode(errors="backslashreplace")
-    storage.write_bytes(str(folder.proposals_file), text)

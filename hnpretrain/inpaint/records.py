@@ -73,6 +73,19 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """What a file held when it was written.
+
+    Attributes:
+        bytes: its size.
+        sha256: of its content, hexadecimal.
+    """
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Candidate:
     """A picture that an editor made for a proposal.
 
@@ -86,6 +99,8 @@ class Candidate:
         settings: all that decides the picture beside photo, mask, proposal and seed; JSON values.
         details: what the editor tells of this picture; JSON values.
         checks: name to result.
+        checked_with: all that decides the checks beside photo and pictures; JSON values.
+        files: what `image` and `changed` held, by these names.
     """
 
     id: str
@@ -97,6 +112,8 @@ class Candidate:
     settings: Mapping[str, Any]
     details: Mapping[str, Any]
     checks: Mapping[str, Check]
+    checked_with: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Stored] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:

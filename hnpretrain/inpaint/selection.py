@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from hnpretrain.inpaint.candidates import Cannot, Slot, read
 from hnpretrain.inpaint.folder import Folder
-from hnpretrain.inpaint.records import Candidate, Decision, Proposal, from_json
+from hnpretrain.inpaint.maker import EditorCounts
+from hnpretrain.inpaint.records import Candidate, Decision, Proposal
 from hnpretrain.shards.schema import clean_caption
 
 REQUIREMENTS = ("any", "majority", "all")
-_NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class NoPair:
     """A proposal that gives no pair, and why."""
 
     proposal: str
@@ -53,7 +52,7 @@ class Candidates:
     Attributes:
         good: by proposal, sorted by id.
         damaged: what is wrong with a record, by proposal and candidate.
-        cannot: how many an editor could not make, by editor and reason.
+        cannot: how many an editor could not make, by editor and reason, with N for its numbers.
     """
 
     good: Mapping[str, Sequence[Candidate]]
@@ -65,7 +64,7 @@ def read_candidates(folder: Folder, proposals: Sequence[Proposal]) -> Candidates
     """Reads them; one whose record is damaged is told, and passed over."""
     good: dict[str, list[Candidate]] = {}
     damaged = {}
-    cannot: Counter[tuple[str, str]] = Counter()
+    unmade: dict[str, EditorCounts] = {}
     for proposal in proposals:
         found = good.setdefault(proposal.id, [])
         for path in folder.candidate_files(proposal.id):
@@ -79,20 +78,25 @@ def read_candidates(folder: Folder, proposals: Sequence[Proposal]) -> Candidates
                 damaged[proposal.id, path.stem] = str(error)
             else:
                 found.append(candidate)
-        cannot.update(_cannot(folder, proposal.id))
+        for each in _unmade(folder, proposal.id):
+            unmade.setdefault(each.editor, EditorCounts()).add(each)
+    cannot = Counter(
+        {
+            (editor, reason): count
+            for editor, counts in unmade.items()
+            for reason, count in counts.cannot.items()
+        }
+    )
     return Candidates(good, damaged, cannot)
 
 
-def _cannot(folder: Folder, proposal: str) -> Iterator[tuple[str, str]]:
-    """Editor and reason, without its numbers, of each candidate that could not be made."""
-    from hnpretrain.inpaint.candidates import Cannot
-
+def _unmade(folder: Folder, proposal: str) -> Iterator[Cannot]:
     for path in sorted((folder.root / "candidates" / proposal).glob("*.cannot")):
-        try:
-            found = from_json(Cannot, json.loads(path.read_bytes()), str(path))
-        except ValueError:  # cut short; `generate` would make it anew
-            continue
-        yield found.editor, _NUMBER.sub("N", found.reason)
+        editor, _, number = path.stem.rpartition("-")
+        if number.isdecimal():
+            found = read(folder, Slot(proposal, editor, int(number)))
+            if isinstance(found, Cannot):  # else it is damaged, or there is a picture by now
+                yield found
 
 
 def judgements(decisions: Mapping[str, Sequence[Decision]]) -> dict[str, list[Decision]]:
@@ -119,7 +123,7 @@ def select(
     judged: Mapping[str, Sequence[Decision]],
     require: str,
     unreviewed: bool,
-) -> Iterator[Pair | LeftOut]:
+) -> Iterator[Pair | NoPair]:
     """For each proposal its pair, or why there is none.
 
     A proposal is taken if enough of those who judged it accepted one of its candidates. Of several
@@ -142,15 +146,15 @@ def select(
         elif unreviewed:
             yield _of_checks(proposal, candidates)
         else:
-            yield LeftOut(proposal.id, "not_judged", "nobody accepted or rejected it")
+            yield NoPair(proposal.id, "not_judged", "nobody accepted or rejected it")
     known = {proposal.id for proposal in proposals}
     for name in sorted(judged.keys() - known):
-        yield LeftOut(name, "proposal_gone", "it was judged, and proposals.jsonl has it no more")
+        yield NoPair(name, "proposal_gone", "it was judged, and proposals.jsonl has it no more")
 
 
 def _of_people(
     proposal: Proposal, candidates: Candidates, decisions: Sequence[Decision], require: str
-) -> Pair | LeftOut:
+) -> Pair | NoPair:
     accepts = [decision for decision in decisions if decision.verdict == "accept"]
     enough = {
         "any": len(accepts) > 0,
@@ -159,7 +163,7 @@ def _of_people(
     }
     if not enough[require]:
         detail = f"{len(accepts)} of {len(decisions)} accepted it"
-        return LeftOut(proposal.id, "rejected", detail)
+        return NoPair(proposal.id, "rejected", detail)
     votes = Counter(decision.candidate for decision in accepts)
     # The last of the candidates with the most votes.
     chosen = max(reversed(accepts), key=lambda decision: votes[decision.candidate])
@@ -167,19 +171,19 @@ def _of_people(
     if not found:
         damage = candidates.damaged.get((proposal.id, chosen.candidate))
         if damage is not None:
-            return LeftOut(proposal.id, "damaged_candidate", damage)
-        return LeftOut(proposal.id, "candidate_gone", f"{chosen.candidate} was accepted")
+            return NoPair(proposal.id, "damaged_candidate", damage)
+        return NoPair(proposal.id, "candidate_gone", f"{chosen.candidate} was accepted")
     workers = tuple(each.reviewer for each in accepts if each.candidate == chosen.candidate)
     verdicts = {decision.reviewer: decision.verdict for decision in decisions}
     return _pair(proposal, found[0], chosen.caption, chosen.new_caption, workers, verdicts)
 
 
-def _of_checks(proposal: Proposal, candidates: Candidates) -> Pair | LeftOut:
+def _of_checks(proposal: Proposal, candidates: Candidates) -> Pair | NoPair:
     made = candidates.good[proposal.id]
     passed = [candidate for candidate in made if candidate.passed]
     if not passed:
         detail = f"none of {len(made)} candidates passed all checks"
-        return LeftOut(proposal.id, "no_candidate_passed", detail)
+        return NoPair(proposal.id, "no_candidate_passed", detail)
     return _pair(proposal, passed[0], proposal.caption, proposal.new_caption, (), {})
 
 
@@ -190,14 +194,32 @@ def _pair(
     new_caption: str,
     workers: tuple[str, ...],
     verdicts: Mapping[str, str],
-) -> Pair | LeftOut:
+) -> Pair | NoPair:
+    try:
+        caption, new_caption = check_captions(caption, new_caption)
+    except ValueError as error:
+        return NoPair(proposal.id, "bad_captions", str(error))
+    return Pair(proposal, candidate, caption, new_caption, workers, verdicts)
+
+
+def check_captions(caption: str, new_caption: str) -> tuple[str, str]:
+    """Whether two captions can tell the pictures of a pair apart.
+
+    They must differ in words: case, white space and punctuation are not seen in a picture, and a
+    tie of equal captions is always scored as wrong.
+
+    Returns:
+        Both, with runs of white space made single spaces.
+
+    Raises:
+        ValueError: one is empty or no valid Unicode, or they are the same.
+    """
     from shard_tools.negatives.english import plain
 
-    try:
-        caption, new_caption = clean_caption(caption), clean_caption(new_caption)
-    except ValueError as error:
-        return LeftOut(proposal.id, "bad_caption", str(error))
-    # They must differ in words: a tie of equal captions is always scored as wrong.
+    caption, new_caption = clean_caption(caption), clean_caption(new_caption)
     if plain(caption) == plain(new_caption):
-        return LeftOut(proposal.id, "same_captions", caption)
-    return Pair(proposal, candidate, caption, new_caption, workers, verdicts)
+        raise ValueError(
+            f"the captions are the same but for case, space and punctuation ({caption!r:.80}); "
+            "they must tell the pictures apart"
+        )
+    return caption, new_caption

@@ -9,11 +9,10 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from hnpretrain.inpaint.folder import Folder
-from hnpretrain.inpaint.found import png_of
 from hnpretrain.inpaint.records import Candidate
 from hnpretrain.inpaint.selection import Pair
 from hnpretrain.shards import storage
-from hnpretrain.shards.images import BadImage, decode_image
+from hnpretrain.shards.images import BadImage, decode_image, png_of
 
 _SIDE = 224  # of the square that a picture is fitted into
 _GAP = 8

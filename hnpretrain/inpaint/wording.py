@@ -138,6 +138,8 @@ class Reader:
             (noun, self._place(caption, noun, concept))
             for noun, use in self._nouns(caption)
             if noun.number == 1 and use.countable in ("single", "open") and use.determined
+            # "a man's bicycle", "a glass of wine": the words would be taken to describe another.
+            if use.before not in ("of", "'s", "'")
         ]
 
     def _place(self, caption: TaggedCaption, noun: Noun, concept: str) -> int:
@@ -145,7 +147,8 @@ class Reader:
         place = noun.span[0]
         if concept == "size":
             for token in reversed(range(caption.starts.index(place))):
-                if caption.tags[token] not in ADJECTIVES:
+                stands_alone = caption.caption.text[caption.starts[token] - 1].isspace()
+                if caption.tags[token] not in ADJECTIVES or not stands_alone:
                     break
                 place = caption.starts[token]
         return place
@@ -302,7 +305,9 @@ def stated(caption: str, place: int, word: str) -> tuple[str, tuple[int, int]]:
     word = english.match_case("", word, all_caps)
     rest = caption[place:]
     if not any(map(str.isalnum, before)):  # it opens the caption
-        word, rest = english.capitalized(word), rest[:1].lower() + rest[1:]
+        word = english.capitalized(word)
+        if not rest[1:2].isupper():  # "TV" stays
+            rest = rest[:1].lower() + rest[1:]
     return f"{before}{word} {rest}", (len(before), len(before) + len(word))
 
 

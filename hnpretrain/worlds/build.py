@@ -11,7 +11,6 @@ of Pillow and pyarrow. The jsonl or parquet appears last, whole.
 
 from __future__ import annotations
 
-import io
 import json
 import textwrap
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ import pyarrow as pa
 from PIL import Image, ImageDraw
 
 from hnpretrain.shards import pairs_parquet, storage
+from hnpretrain.shards.images import png_of
 from hnpretrain.worlds.captions import captions_of
 from hnpretrain.worlds.draw import render
 from hnpretrain.worlds.pairs import CONCEPTS, Pair, sample_pair
@@ -199,6 +199,4 @@ def _row(number: int, pair: Pair, image_size: int) -> pairs_parquet.PairRow:
 
 
 def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=3)
-    return buffer.getvalue()
+    return png_of(image, level=3)

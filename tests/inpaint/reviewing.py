@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw
 
 from hnpretrain.inpaint.folder import Folder
 from hnpretrain.inpaint.records import Candidate, Check, Decision, Proposal, to_json
+from hnpretrain.shards.images import DEFAULT_MAX_PIXELS, png_of
 
 PHOTOS = Path(__file__).parents[1] / "assets" / "coco_ccby"
 # Category, what is said of it, and what is said then; the photos are the first that have one.
@@ -30,12 +31,7 @@ _EDITS = (
     ("pizza", "object", "replace", "a pizza", "a cake"),
     ("car", "color", "recolor", "a white car", "a red car"),
 )
-_SERVE = """
-import sys
-from hnpretrain.inpaint.folder import Folder
-from hnpretrain.inpaint.review.server import serve
-serve(Folder(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4])
-"""
+_COMMAND = (sys.executable, "-m", "hnpretrain.cli", "inpaint", "review")
 
 
 def make_folder(root: Path) -> Folder:
@@ -53,7 +49,7 @@ def make_folder(root: Path) -> Folder:
         for polygon in polygons:
             ImageDraw.Draw(mask).polygon(polygon, fill=255)
         _write(root / f"photos/{ident}.jpg", data)
-        _write(root / f"masks/{ident}.png", _png(mask))
+        _write(root / f"masks/{ident}.png", png_of(mask))
         proposals.append(
             Proposal(
                 id=ident,
@@ -93,7 +89,7 @@ def add_candidate(
 ) -> None:
     """A candidate with two checks, one of which measured infinity."""
     place = f"candidates/{proposal}/{ident}"
-    _write(folder.root / f"{place}.png", _png(image))
+    _write(folder.root / f"{place}.png", png_of(image))
     candidate = Candidate(
         id=ident,
         proposal=proposal,
@@ -120,12 +116,6 @@ def _first_with(
             if instance["category"] == category and width * height > 4000:
                 return record, instance["polygons"]
     raise ValueError(f"no photo has a {category}")
-
-
-def _png(image: Image.Image) -> bytes:
-    png = io.BytesIO()
-    image.save(png, "PNG")
-    return png.getvalue()
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -178,11 +168,18 @@ class Served:
 
 @contextlib.contextmanager
 def served(
-    folder: Folder, reviewer: str = "", port: int = 0, only: str = "passed"
+    folder: Folder,
+    reviewer: str = "",
+    port: int = 0,
+    everything: bool = False,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> Iterator[Served]:
-    """The server as a process of its own, which is gone afterwards."""
+    """The command as a process of its own, which is gone afterwards."""
+    options = [f"--reviewer={reviewer}", f"--port={port}", f"--max-pixels={max_pixels}"]
+    if everything:
+        options.append("--all")
     with subprocess.Popen(
-        [sys.executable, "-c", _SERVE, str(folder.root), reviewer, str(port), only],
+        [*_COMMAND, str(folder.root), *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

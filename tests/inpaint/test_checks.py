@@ -312,8 +312,18 @@ def test_margins_are_those_of_the_evaluation(
 
 def test_a_model_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nowhere"):
-        Checks.of(CheckSettings(model=str(tmp_path / "nowhere"), device="cpu"))._preference.load()
-    assert Checks.of(CheckSettings())._preference is None
+        Checks.of(CheckSettings(model=str(tmp_path / "nowhere"), device="cpu")).verify()
+    Checks.of(CheckSettings()).verify()
+
+
+def test_settings_that_decide_are_told() -> None:
+    plain = Checks.of(CheckSettings())
+    assert Checks.of(CheckSettings(device="cpu", preference=1.0)).settings == plain.settings
+    others = ({"seam": 0.2}, {"model": "m"}, {"change_inside": 9.0})
+    told = [json.dumps(Checks.of(CheckSettings(**other)).settings) for other in others]
+    assert len({*told, json.dumps(plain.settings)}) == 4
+    asked = [Checks.of(CheckSettings(model="m", preference=p)).settings for p in (0.0, 0.1)]
+    assert asked[0] != asked[1]
 
 
 def test_every_bound_is_set_in_yaml(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from hnpretrain.inpaint.decisions import (
     agreement,
     check_reviewer,
     read_decisions,
+    read_reviewer,
     standing,
 )
 from hnpretrain.inpaint.folder import Folder
@@ -69,6 +70,25 @@ def test_who_only_looks_leaves_nothing(folder: Folder) -> None:
         assert decisions.made == ()
     assert list(folder.root.iterdir()) == []
     assert read_decisions(folder) == {}
+
+
+def test_one_reviewers_decisions_are_read_without_a_trace(folder: Folder) -> None:
+    assert read_reviewer(folder, "ana") == []
+    assert not folder.decisions.exists()
+    with Decisions(folder, "ana") as decisions:
+        decisions.append(decision())
+        with pytest.raises(Locked, match=rf"ana\.lock is held by process {os.getpid()} "):
+            read_reviewer(folder, "ana")
+    whole = (folder.decisions / "ana.jsonl").read_bytes()
+    (folder.decisions / "ana.jsonl").write_bytes(whole + whole[:9])
+    told: list[str] = []
+    assert read_reviewer(folder, "ana", told.append) == [decision()]
+    assert len(told) == 1
+    assert "ana.jsonl: the last line was cut short" in told[0]
+    assert (folder.decisions / "ana.jsonl").read_bytes() == whole + whole[:9]
+    assert [path.name for path in folder.decisions.iterdir()] == ["ana.jsonl"]
+    with pytest.raises(ValueError, match="must be 1 to 40 letters"):
+        read_reviewer(folder, "../ana")
 
 
 def test_the_disk_is_asked_before_append_returns(

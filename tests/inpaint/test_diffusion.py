@@ -96,6 +96,33 @@ def test_other_weights_are_told_apart(model, tasks, tmp_path):
     json.dumps(one.settings)
 
 
+def test_what_is_not_loaded_does_not_count(model, tasks, tmp_path):
+    """The hub's cache holds what was once downloaded: other variants, single files of all."""
+    path = shutil.copytree(model, tmp_path / "tiny")
+    before = DiffusionEditor(small(path)).settings
+    weights = "diffusion_pytorch_model.safetensors"
+    half = {name: each.half() for name, each in load_file(path / "unet" / weights).items()}
+    save_file(half, path / "unet/diffusion_pytorch_model.fp16.safetensors", {"format": "pt"})
+    (path / "unet/diffusion_pytorch_model.safetensors.index.fp16.json").write_text("{}")
+    save_file(half, path / "unet/diffusion_pytorch_model.bf16-00001-of-00001.safetensors")
+    save_file(half, path / "unet/diffusion_pytorch_model-00001-of-00001.old.safetensors")
+    save_file(half, path / "all.safetensors")
+    assert DiffusionEditor(small(path)).settings == before
+    (path / "unet/diffusion_pytorch_model.safetensors.index.fp16.json").unlink()
+    fp16 = DiffusionEditor(small(path, variant="fp16"))
+    assert fp16.settings["weights"] != before["weights"]
+    assert fp16.edit(tasks[:1])[0].image_HWC.shape == tasks[0].photo_HWC.shape
+    # Parts that have no such variant are loaded from the plain ones.
+    vae = load_file(path / "vae" / weights)
+    save_file({name: each + 1 for name, each in vae.items()}, path / "vae" / weights)
+    changed = [DiffusionEditor(small(path, variant=each)).settings for each in ("", "fp16")]
+    assert changed[0] != before
+    assert changed[1] != fp16.settings
+    # What is read beside weights counts.
+    (path / "scheduler/scheduler_config.json").write_text("{}")
+    assert DiffusionEditor(small(path)).settings != changed[0]
+
+
 def test_prompts_reach_the_model(model, tasks):
     plain = DiffusionEditor(small(model)).edit(tasks[:1])[0]
     changes = {"prompt": "{noun} of {target}"}, {"negative_prompt": "{source}"}, {"guidance": 1.5}

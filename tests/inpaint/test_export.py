@@ -20,13 +20,14 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
+from hnpretrain.inpaint.candidates import Cannot, Slot, write_cannot
 from hnpretrain.inpaint.decisions import Decisions
 from hnpretrain.inpaint.export import ExportSettings, export, pairs_of
 from hnpretrain.inpaint.folder import Folder
 from hnpretrain.inpaint.pair_shards import edits
 from hnpretrain.inpaint.pictures import as_it_lies
 from hnpretrain.inpaint.records import Candidate, Check, Decision, Proposal, to_json
-from hnpretrain.inpaint.selection import Pair
+from hnpretrain.inpaint.selection import Pair, check_captions
 from hnpretrain.shards.index import read_index
 from hnpretrain.shards.marker import read_marker
 from hnpretrain.shards.tar import decode_sample
@@ -340,19 +341,26 @@ def test_a_record_that_names_a_file_elsewhere_reads_nothing(folder: Folder, out:
 
 
 @pytest.mark.parametrize(
-    "caption, reason",
+    "caption, detail",
     [
-        ("A blue thing, in the picture.", "same_captions"),
-        ("  ", "bad_caption"),
-        ("a \ud800 thing", "bad_caption"),
+        ("A blue thing, in the picture.", "same but for case"),
+        ("  ", "a caption is empty"),
+        ("a \ud800 thing", "no valid Unicode"),
     ],
 )
-def test_captions_that_make_no_pair(folder: Folder, out: Path, caption: str, reason: str) -> None:
+def test_captions_that_make_no_pair(folder: Folder, out: Path, caption: str, detail: str) -> None:
     decide(folder, "ana", {0: "accept"}, caption=caption)
     decide(folder, "ana", {1: "accept"})
     result = export(folder, out, ExportSettings())
-    assert result.left_out[0].reason == reason
+    assert result.left_out[0].reason == "bad_captions"
+    assert detail in result.left_out[0].detail
     assert result.pairs == 1
+
+
+def test_captions_are_checked_before_a_person_is_believed() -> None:
+    assert check_captions(" a  cat.", "a dog.") == ("a cat.", "a dog.")
+    with pytest.raises(ValueError, match=r"^the captions are the same but for .* \('a cat\.'\)"):
+        check_captions("a cat.", "A cat")
 
 
 def test_a_proposal_that_is_gone_is_named(folder: Folder, out: Path) -> None:
@@ -616,6 +624,24 @@ def test_the_card_tells_what_is_in_and_what_is_not(folder: Folder, out: Path) ->
     assert pages == ["page", *(each.meta.get("flickr_page", "") for each in keys)]
 
 
+def test_the_card_counts_what_could_not_be_made_as_generate_does(folder: Folder, out: Path) -> None:
+    proposals = folder.proposals()
+    place = folder.root / "candidates" / proposals[0].id
+    for number in range(4):
+        slot = Slot(proposals[0].id, "replace", number)
+        cannot = Cannot(slot.id, slot.proposal, slot.editor, 0, {}, f"only {number}.5 % fit")
+        write_cannot(folder, slot, cannot)
+    (place / "replace-2.cannot").write_bytes(b'{"id": ')  # cut short
+    (place / "notes.cannot").write_bytes(b"of somebody")
+    # Written before the picture that is there now: `generate` counts the picture alone.
+    slot = Slot(proposals[0].id, "recolor", 0)
+    write_cannot(folder, slot, Cannot(slot.id, slot.proposal, slot.editor, 0, {}, "too pale"))
+    export(folder, out, ExportSettings(unreviewed=True))
+    card = (out / "README.md").read_text()
+    assert "| replace | only N % fit | 3 |" in card
+    assert "too pale" not in card
+
+
 def test_a_card_of_shards_points_at_them(folder: Folder, out: Path) -> None:
     export(folder, out, ExportSettings(format="shards", unreviewed=True))
     card = (out / "README.md").read_text()
@@ -633,17 +659,38 @@ def test_nothing_to_export_is_one_clear_error(folder: Folder, out: Path) -> None
 
 def test_other_data_is_left_alone(folder: Folder, out: Path) -> None:
     unreviewed = ExportSettings(unreviewed=True)
-    for name in ("pairs-000000.tar", "photos.parquet"):
+    for name in ("pairs.parquet", "README.md", "left_out.jsonl", "export.json"):
         write(out / name, b"of somebody")
-        with pytest.raises(ValueError, match=f"out holds {name}, which is no export with"):
+        with pytest.raises(ValueError, match="out is not empty, and no earlier export with format"):
             export(folder, out, unreviewed)
+        assert [path.name for path in out.iterdir()] == [name]
         assert (out / name).read_bytes() == b"of somebody"
         (out / name).unlink()
+    for name in ("photos", "masks/set", "donors", "candidates/x/y", "decisions"):
+        with pytest.raises(
+            ValueError, match=f"lies in .*{name.split('/')[0]}, which is of another"
+        ):
+            export(folder, folder.root / name, unreviewed)
     with pytest.raises(ValueError, match="is the folder of the proposals"):
         export(folder, folder.root, unreviewed)
     write(out.parent / "file", b"")
     with pytest.raises(ValueError, match="is a file"):
         export(folder, out.parent / "file", unreviewed)
+
+
+def test_only_an_export_of_the_same_format_is_replaced(folder: Folder) -> None:
+    """Also one that was killed before its card; in the folder of the proposals, where it may be."""
+    out = folder.root / "export"
+    out.mkdir()
+    export(folder, out, ExportSettings(unreviewed=True))
+    first = digest(out)
+    with pytest.raises(ValueError, match="no earlier export with format=shards"):
+        export(folder, out, ExportSettings(format="shards", unreviewed=True))
+    assert digest(out) == first
+    (out / "README.md").unlink()
+    (out / "pairs.parquet").write_bytes(b"cut")
+    export(folder, out, ExportSettings(unreviewed=True))
+    assert digest(out) == first
 
 
 @pytest.mark.parametrize(

@@ -19,19 +19,22 @@ from hnpretrain.inpaint import candidates
 from hnpretrain.inpaint.checks import Checks, CheckSettings
 from hnpretrain.inpaint.editors.base import CannotEdit, Edited, Editor
 from hnpretrain.inpaint.editors.diffusion import DiffusionSettings
+from hnpretrain.inpaint.editors.donors import Cutting, DonorWriter
 from hnpretrain.inpaint.folder import Folder
 from hnpretrain.inpaint.generate import (
     EDITORS,
     GenerateSettings,
     GenerateState,
-    devices_of,
     editors_of,
     generate,
 )
 from hnpretrain.inpaint.maker import Debt, assign
 from hnpretrain.inpaint.progress import GenerateProgress
-from hnpretrain.inpaint.records import EDITS, Check
+from hnpretrain.inpaint.records import EDITS, Check, to_json
+from hnpretrain.inpaint.working import working_alone
+from hnpretrain.shards.images import png_of
 from tests.support.inpainting import write_pipeline, write_proposals
+from tests.support.programs import hnpretrain
 
 
 @dataclass
@@ -71,20 +74,35 @@ class Painter(Editor):
         return Edited(image_HWC, task.mask_HW, {"color": tuple(map(int, color))})
 
 
-def check(task, edited, earlier):
+@dataclass
+class Checking:
     """Some pass and some don't, by what the picture and those before it are."""
-    nearest = min(
-        (float(np.abs(edited.image_HWC - each.image_HWC.astype(float)).mean()) for each in earlier),
-        default=100.0,
-    )
-    change = float((edited.image_HWC != task.photo_HWC).any(2).mean())
-    outside_HW = ~edited.changed_HW
-    same = np.array_equal(edited.image_HWC[outside_HW], task.photo_HWC[outside_HW])
-    return {
-        "change": Check(change, same),
-        "duplicate": Check(nearest, nearest > 20),
-        "earlier": Check(float(len(earlier)), True),
-    }
+
+    duplicate: float = 20.0
+
+    @property
+    def settings(self):
+        return {"duplicate": self.duplicate}
+
+    def __call__(self, task, edited, earlier):
+        nearest = min(
+            (
+                float(np.abs(edited.image_HWC - each.image_HWC.astype(float)).mean())
+                for each in earlier
+            ),
+            default=100.0,
+        )
+        change = float((edited.image_HWC != task.photo_HWC).any(2).mean())
+        outside_HW = ~edited.changed_HW
+        same = np.array_equal(edited.image_HWC[outside_HW], task.photo_HWC[outside_HW])
+        return {
+            "change": Check(change, same),
+            "duplicate": Check(nearest, nearest > self.duplicate),
+            "earlier": Check(float(len(earlier)), True),
+        }
+
+
+check = Checking()
 
 
 def files_of(folder):
@@ -160,6 +178,80 @@ def test_what_is_lost_is_made_again(folder, name):
     result = generate(folder, settings_of(), [Painter()], check)
     assert result.editors["painter"].made == 2
     assert files_of(folder) == before
+
+
+@pytest.mark.parametrize("name", ["painter-1.png", "painter-1-changed.png"])
+def test_a_picture_that_was_cut_short_is_made_again(folder, name):
+    first = generate(folder, settings_of(), [Painter()], check).editors["painter"]
+    before = files_of(folder)
+    path = folder.root / "candidates/p1" / name
+    path.write_bytes(before[f"p1/{name}"][:60])
+    counts = generate(folder, settings_of(), [Painter()], check).editors["painter"]
+    assert (counts.made, counts.kept, counts.passed) == (1, 11, first.passed)
+    assert files_of(folder) == before
+
+
+@pytest.mark.parametrize("is_whole", [False, True])
+@pytest.mark.parametrize("bounds", [20.0, 1.0])
+def test_what_others_are_compared_with_is_made_again_where_it_is_damaged(folder, bounds, is_whole):
+    """Its size is as it was; without the bytes, nobody can say whether the next one is like it."""
+    generate(folder, settings_of(candidates=2), [Painter()], check)
+    before = files_of(folder)
+    path = folder.root / "candidates/p1/painter-0.png"
+    damaged = before["p1/painter-0.png"][:-40]
+    if is_whole:
+        with Image.open(path) as image:
+            damaged = png_of(Image.new("RGB", image.size))
+    path.write_bytes(damaged.ljust(len(before["p1/painter-0.png"]), b"\0"))
+    states = []
+    result = generate(folder, settings_of(), [Painter()], Checking(bounds), report=states.append)
+    counts = result.editors["painter"]
+    assert result.broken == []
+    assert (counts.made, counts.kept + counts.rechecked) == (5, 7)
+    found = [each for p in folder.proposals() for each in folder.candidates_of(p.id)]
+    assert counts.passed == sum(each.passed for each in found)
+    failing = sum(not each.checks["duplicate"].passed for each in found)
+    assert counts.failed == ({"duplicate": failing} if failing else {})
+    assert path.read_bytes() == before["p1/painter-0.png"]
+    state = states[-1]
+    assert (state.made, state.rechecked, state.kept) == (5, counts.rechecked, counts.kept)
+    assert state.done == state.to_do
+
+
+def test_other_bounds_are_held_against_the_pictures_that_are_there(folder, tmp_path):
+    generate(folder, settings_of(), [Painter(cannot=("p2",))], check)
+    folder.decisions.mkdir()
+    (folder.decisions / "ann.jsonl").write_text('{"proposal": "p0"}\n')
+    before = {path: path.stat().st_mtime_ns for path in folder.root.rglob("*.png")}
+    editor, states = Painter(cannot=("p2",)), []
+    stricter = Checking(duplicate=1000.0)
+    again = generate(folder, settings_of(), [editor], stricter, report=states.append)
+    counts = again.editors["painter"]
+    assert editor.seen == []
+    assert (counts.made, counts.kept, counts.rechecked, counts.pictures) == (0, 0, 9, 9)
+    # The first ones are like none before them, by 100.
+    assert (counts.passed, counts.failed) == (0, {"duplicate": 9})
+    assert before == {path: path.stat().st_mtime_ns for path in folder.root.rglob("*.png")}
+    assert states[-1] == GenerateState(3, 9, 0, 0, False, 9)
+    fresh = write_proposals(tmp_path / "fresh", 4)
+    generate(fresh, settings_of(), [Painter(cannot=("p2",))], stricter)
+    assert files_of(folder) == files_of(fresh)
+    third = generate(folder, settings_of(), [editor], stricter).editors["painter"]
+    assert (third.kept, third.rechecked, third.failed) == (9, 0, counts.failed)
+
+
+def test_bounds_and_lost_pictures_at_once(folder, tmp_path):
+    """What is checked anew is compared with what is made anew."""
+    generate(folder, settings_of(), [Painter()], check)
+    for name in ("p0/painter-0.png", "p0/painter-1.json", "p3/painter-2.png"):
+        (folder.root / "candidates" / name).unlink()
+    other = Checking(duplicate=10.0)
+    settings = settings_of(candidates=4, devices=["cpu", "cpu"])
+    counts = generate(folder, settings, [Painter(batch_size=4)], other).editors["painter"]
+    assert (counts.made, counts.rechecked, counts.kept) == (7, 9, 0)
+    fresh = write_proposals(tmp_path / "fresh", 4)
+    generate(fresh, settings_of(candidates=4), [Painter()], other)
+    assert files_of(folder) == files_of(fresh)
 
 
 def test_every_editor_makes_its_own(tmp_path):
@@ -320,16 +412,46 @@ def test_an_editor_s_error_comes_out(folder, devices):
         generate(folder, settings_of(devices=devices), [Painter(raise_at="p1")], check)
 
 
+class Calling(Checking):
+    """Calls something before it looks at a picture."""
+
+    def __init__(self, call):
+        super().__init__()
+        self._call = call
+
+    def __call__(self, task, edited, earlier):
+        self._call()
+        return super().__call__(task, edited, earlier)
+
+
 def test_a_part_is_made_by_one_job(folder):
-    def inside(*_):
-        for part, message in ((0, "part 0 of 2 is being made by process"), (1, "")):
-            settings = settings_of(part=part, parts=2)
+    tried = []
+
+    def inside():
+        busy = r"part 0 of 2 is being made by process \d+ .*; wait for it to end"
+        for part, parts, message in ((0, 2, busy), (1, 2, ""), (0, 1, busy), (2, 3, busy)):
+            settings = settings_of(part=part, parts=parts)
             with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
                 generate(folder, settings, [Painter()], check)
-        return {}
+        with pytest.raises(ValueError, match=busy), working_alone(folder):
+            pass
+        tried.append(True)
 
-    generate(folder, settings_of(part=0, parts=2, candidates=1), [Painter()], inside)
-    assert not list(folder.root.glob(".generate*"))
+    generate(folder, settings_of(part=0, parts=2, candidates=1), [Painter()], Calling(inside))
+    assert tried
+    assert not list(folder.root.glob(".*"))
+
+
+def test_a_folder_that_changes_as_a_whole_is_left_alone(folder):
+    with working_alone(folder):
+        with pytest.raises(ValueError, match="it is being made by process"):
+            generate(folder, settings_of(), [Painter()], check)
+        with pytest.raises(ValueError, match="it is being made by"), working_alone(folder):
+            pass
+    assert not list(folder.root.glob(".*"))
+    # What a process that was killed left behind is nobody's.
+    (folder.root / ".working-0-of-7.lock").write_text("{}")
+    assert generate(folder, settings_of(), [Painter()], check).editors["painter"].made == 12
 
 
 def test_the_editors_without_weights(tmp_path):
@@ -345,6 +467,71 @@ def test_the_editors_without_weights(tmp_path):
     assert all("change_inside" in each.checks for each in made)
 
 
+def test_a_model_that_is_none_is_told_before_any_work(folder, tmp_path):
+    config = tmp_path / "inpaint.yaml"
+    config.write_text("checks: {device: cpu}\n")
+    overrides = (f"output={folder.root}", f"checks.model={tmp_path}/nowhere")
+    for proposal in folder.proposals():
+        folder.path(proposal.photo).unlink()  # no picture gets as far as its checks
+    told = hnpretrain("inpaint", "generate", config, *overrides, status=1)
+    (line,) = told.strip().splitlines()
+    assert line.startswith("error: ")
+    assert "nowhere" in line
+
+
+def _write_donors(folder, count):
+    """So many balls, of photos of their own."""
+    rows, columns = np.mgrid[:160, :160] - 80
+    mask_HW = rows**2 + columns**2 < 50**2
+    writer = DonorWriter(folder)
+    for number in range(count):
+        photo_HWC = np.full((160, 160, 3), 230, np.uint8)
+        photo_HWC[mask_HW] = (250 // count * number, 20, 40)
+        assert writer.add(Cutting(f"key{number}", "ball", photo_HWC, mask_HW)) == ""
+    writer.close()
+
+
+def _aims_at_balls(folder):
+    """Makes its proposals those of replacing a disc by a ball."""
+    lines = []
+    for proposal in folder.proposals():
+        with Image.open(folder.path(proposal.mask)) as image:
+            rows, columns = np.mgrid[: image.height, : image.width]
+        disc_HW = (rows - rows.max() / 2) ** 2 + (columns - columns.max() / 2) ** 2 < 40**2
+        Image.fromarray(disc_HW.astype(np.uint8) * 255).save(folder.path(proposal.mask))
+        lines.append(json.dumps(to_json(replace(proposal, target="a ball"))) + "\n")
+    folder.proposals_file.write_text("".join(lines))
+
+
+def test_candidates_take_donors_in_turn(tmp_path):
+    folder = write_proposals(tmp_path, 2, edits=("replace",))
+    _aims_at_balls(folder)
+    _write_donors(folder, 3)
+    settings = GenerateSettings(editors=["replace"], candidates=4)
+    checks = Checks.of(CheckSettings())
+    made = generate(folder, settings, editors_of(settings, folder, "cpu"), checks)
+    counts = made.editors["replace"]
+    assert (counts.made, counts.cannot) == (6, {"there is no further donor": 2})
+    assert "duplicate" not in counts.failed
+    orders = [
+        tuple(each.details["donor_key"] for each in folder.candidates_of(proposal.id))
+        for proposal in folder.proposals()
+    ]
+    assert all(sorted(order) == ["key0", "key1", "key2"] for order in orders)
+    assert len(set(orders)) > 1
+    again = generate(folder, settings, editors_of(settings, folder, "cpu"), checks, seed=0)
+    assert again.editors["replace"].kept == 6
+    # Other donors may be another choice; those of another kind are none.
+    lines = folder.donors_file.read_text()
+    donor = json.loads(lines.splitlines()[0])
+    folder.donors_file.write_text(lines + json.dumps({**donor, "category": "cat"}) + "\n")
+    kept = generate(folder, settings, editors_of(settings, folder, "cpu"), checks)
+    assert kept.editors["replace"].kept == 6
+    _write_donors(folder, 4)
+    with pytest.raises(ValueError, match=r"8 candidates were made otherwise, .*settings\.donors: "):
+        generate(folder, settings, editors_of(settings, folder, "cpu"), checks)
+
+
 # Kills
 
 
@@ -356,10 +543,10 @@ def _diffusion(model):
 
 
 @dataclass
-class Killing:
+class Killing(Checking):
     """The check, but the process is killed at a call, before or between the candidate's files."""
 
-    call: int
+    call: int = 1
     between: bool = False
 
     def __call__(self, task, edited, earlier):
@@ -378,7 +565,7 @@ class Killing:
                 write_bytes(folder, name, data)
 
             candidates._write_bytes = kill_at_record
-        return check(task, edited, earlier)
+        return super().__call__(task, edited, earlier)
 
 
 def _in_child(root, settings, checker, editors):
@@ -405,7 +592,7 @@ def test_a_pipeline_of_diffusers_gives_equal_bytes_twice_and_after_kills(tmp_pat
     assert files_of(again) == expected
     pictures = {data for name, data in expected.items() if "changed" not in name}
     assert len(pictures) == 18  # no two candidates are one picture
-    child = _started(killed.root, settings, Killing(5, between=True), [])
+    child = _started(killed.root, settings, Killing(call=5, between=True), [])
     assert child.exitcode == -signal.SIGKILL
     assert sum(len(killed.candidates_of(f"p{n}")) for n in range(3)) == 4
     result = generate(killed, settings, editors_of(settings, killed, "cpu"), check)
@@ -419,7 +606,7 @@ def test_kills_at_any_moment_change_no_byte(folder, tmp_path):
     done = 0
     for call, between in ((1, False), (3, True), (4, False), (2, True), (1, True)):
         editors = [Painter(batch_size=2)]
-        child = _started(killed.root, settings_of(), Killing(call, between), editors)
+        child = _started(killed.root, settings_of(), Killing(call=call, between=between), editors)
         assert child.exitcode == -signal.SIGKILL
         done += call - 1
         assert sum(len(killed.candidates_of(f"p{n}")) for n in range(4)) == done
@@ -428,11 +615,10 @@ def test_kills_at_any_moment_change_no_byte(folder, tmp_path):
     assert files_of(killed) == files_of(folder)
 
 
-@dataclass
-class Slow:
+class Slow(Checking):
     def __call__(self, task, edited, earlier):
         time.sleep(0.1)
-        return check(task, edited, earlier)
+        return super().__call__(task, edited, earlier)
 
 
 def _stoppable(root, devices):
@@ -494,18 +680,18 @@ def test_wrong_settings_are_refused(overrides, message):
 def test_devices(monkeypatch):
     import torch
 
-    assert devices_of(GenerateSettings()) == ["cpu"]
-    assert devices_of(GenerateSettings(devices=["cpu", "cpu"])) == ["cpu", "cpu"]
+    assert GenerateSettings().found_devices() == ["cpu"]
+    assert GenerateSettings(devices=["cpu", "cpu"]).found_devices() == ["cpu", "cpu"]
     diffusion = GenerateSettings(editors=["diffusion"])
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert devices_of(diffusion) == ["cpu"]
+    assert diffusion.found_devices() == ["cpu"]
     with pytest.raises(ValueError, match="torch sees 0 CUDA devices here, and no cuda:0"):
-        devices_of(GenerateSettings(devices=["cuda:0"]))
+        GenerateSettings(devices=["cuda:0"]).found_devices()
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert devices_of(diffusion) == ["cuda:0", "cuda:1"]
-    assert devices_of(GenerateSettings(devices=["cuda:1"])) == ["cuda:1"]
+    assert diffusion.found_devices() == ["cuda:0", "cuda:1"]
+    assert GenerateSettings(devices=["cuda:1"]).found_devices() == ["cuda:1"]
     with pytest.raises(ValueError, match="sees 2 CUDA devices here, and no cuda:2"):
-        devices_of(GenerateSettings(devices=["cuda:2"]))
+        GenerateSettings(devices=["cuda:2"]).found_devices()
 
 
 def test_progress_is_a_line_now_and_then(monkeypatch):

@@ -155,14 +155,89 @@ def test_negatives_of_a_source_are_kept(tmp_path):
     negative = Negative("A truck by a road.", "object", "replace", "bus", "truck", (2, 5))
     photo = red_square()
     photo = dataclasses.replace(photo, captions=(Caption("A bus by a road.", (negative,)),))
-    run(tmp_path, [photo], state=[], donors=False)
+    run(tmp_path, [photo], state=[], weightless=False)
     (proposal,) = Folder(tmp_path).proposals()
     assert (proposal.new_caption, proposal.target) == ("A truck by a road.", "truck")
+
+
+def test_a_rebuild_that_fails_leaves_what_was_there(tmp_path):
+    run(tmp_path, [red_square()])
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    with pytest.raises(ValueError, match="not one photo"):
+        run(tmp_path, [dataclasses.replace(red_square(), image=b"none")], rebuild=True)
+    del files[Folder(tmp_path).left_out_file]
+    assert {path: path.read_bytes() for path in files} == files
+
+
+def test_a_rebuild_leaves_nothing_of_what_was_there(tmp_path):
+    """Another photo under the same key is another proposal, with candidates of its own."""
+    run(tmp_path, [red_square()])
+    before = {proposal.id for proposal in Folder(tmp_path).proposals()}
+    other = red_square()
+    image = Image.open(io.BytesIO(other.image)).convert("RGB")
+    image.putpixel((0, 0), (1, 2, 3))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    run(tmp_path, [dataclasses.replace(other, image=buffer.getvalue())], rebuild=True)
+    proposals = Folder(tmp_path).proposals()
+    assert len(proposals) == len(before)
+    assert before.isdisjoint(proposal.id for proposal in proposals)
+    named = {name for p in proposals for name in (p.photo, p.mask)}
+    kept = {
+        str(p.relative_to(tmp_path)) for k in ("photos", "masks") for p in (tmp_path / k).iterdir()
+    }
+    assert kept == named
+
+
+@pytest.mark.parametrize("sides", [(80, 60), (60, 80)])
+def test_polygons_are_turned_with_their_photo(tmp_path, sides):
+    """Whether they were made for it as it lies, or as it is seen."""
+    seen = red_square(size=(80, 60))
+    image = Image.open(io.BytesIO(seen.image)).transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", exif=exif, quality=95)
+    meta = dict(seen.meta)
+    if sides == (60, 80):
+        (polygon,) = meta["instances"][0]["polygons"]
+        points = zip(polygon[::2], polygon[1::2], strict=True)
+        lies = [value for x, y in points for value in (y, 80 - x)]
+        meta = {"instances": [{**meta["instances"][0], "polygons": [lies]}]}
+        meta |= {"width": 60, "height": 80}
+    photo = dataclasses.replace(seen, image=buffer.getvalue(), extension="jpg", meta=meta)
+    run(tmp_path, [photo], concepts=["color"], per_thing=1)
+    (proposal,) = Folder(tmp_path).proposals()
+    mask_HW = np.asarray(Image.open(Folder(tmp_path).path(proposal.mask))) > 0
+    image_HWC = np.asarray(Image.open(Folder(tmp_path).path(proposal.photo)).convert("RGB"))
+    # Not all of its rim is red, after JPEG.
+    assert image_HWC[mask_HW].mean(0) == pytest.approx((200, 20, 20), abs=15)
+
+
+def test_broken_exif_is_no_orientation(tmp_path):
+    photo = red_square()
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(photo.image)).save(buffer, "PNG", exif=b"Exif\x00\x00no header of TIFF")
+    run(tmp_path, [dataclasses.replace(photo, image=buffer.getvalue())])
+    assert Folder(tmp_path).proposals()
+
+
+def test_a_turned_photo_of_unknown_polygons_is_left_out(tmp_path):
+    photo = red_square(size=(80, 60))
+    del photo.meta["width"], photo.meta["height"]
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(photo.image)).save(buffer, "JPEG", exif=exif)
+    run(tmp_path, [dataclasses.replace(photo, image=buffer.getvalue(), extension="jpg")])
+    assert not Folder(tmp_path).proposals()
+    assert "turned" in reasons(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("photo", "reason"),
     [
+        ({"captions": ("What a lovely day!",)}, "no_noun"),
         ({"captions": ("A cat by a road.",)}, "no_thing"),
         ({"categories": ("bus", "bus")}, "ambiguous"),
         ({"captions": ("Two buses by a road.",)}, "number"),
@@ -171,7 +246,7 @@ def test_negatives_of_a_source_are_kept(tmp_path):
     ],
 )
 def test_what_cannot_be_proposed(tmp_path, photo, reason):
-    run(tmp_path, [red_square(**photo)], state=[], donors=False)
+    run(tmp_path, [red_square(**photo)], state=[], weightless=False)
     assert reason is None or reason in reasons(tmp_path)
     assert bool(Folder(tmp_path).proposals()) == (reason is None)
 
@@ -201,7 +276,7 @@ def test_a_turned_photo_is_kept_upright(tmp_path):
     photo = dataclasses.replace(photo, image=buffer.getvalue(), extension="jpg")
     run(tmp_path, [photo], concepts=["color"], per_thing=1)
     (proposal,) = Folder(tmp_path).proposals()
-    assert proposal.photo == "photos/photo.png"
+    assert proposal.photo.endswith(".png")
     upright = Image.open(Folder(tmp_path).path(proposal.photo))
     assert upright.size == (80, 60)
     assert proposal.source == "red"

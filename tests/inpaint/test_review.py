@@ -69,6 +69,11 @@ def post(server: Served, value: Any, reviewer: str = "ana", **headers: str) -> A
     return request(server, "POST", "/api/decisions", ours, body)
 
 
+def candidates(item: Any) -> list[str]:
+    """The ids of a proposal's candidates as they are shown."""
+    return [each["id"] for each in item["candidates"]]
+
+
 def asked(proposal: str = "p0-bus", verdict: str = "accept", seen: int = 0, **fields: Any) -> Any:
     plain = {"candidate": "recolor-0", "caption": "a red bus", "new_caption": "a green bus"}
     return {"proposal": proposal, "verdict": verdict, "seen": seen, "note": "", **plain, **fields}
@@ -305,6 +310,16 @@ def test_photos_are_what_they_are_said_to_be(
     assert get(shared, "/images/photo/p3-cat").status == 200
 
 
+def test_pictures_are_as_large_as_is_allowed(folder: Folder) -> None:
+    size = Image.open(folder.root / "photos/p0-bus.jpg").size
+    paths = ["photo/p0-bus", "outline/p0-bus", "candidate/p0-bus?candidate=recolor-0"]
+    for less, status in ((0, 200), (1, 400)):
+        with served(folder, max_pixels=size[0] * size[1] - less) as server:
+            answers = [get(server, f"/images/{path}") for path in paths]
+        assert [answer.status for answer in answers] == [status] * 3
+        assert all(("too_many_pixels" in str(answer.body)) == (less > 0) for answer in answers)
+
+
 def test_decisions_of_others_origins_are_refused(folder: Folder) -> None:
     with served(folder) as server:
         body = json.dumps(asked()).encode()
@@ -342,8 +357,9 @@ def test_decisions_of_others_origins_are_refused(folder: Folder) -> None:
         (asked(verdict="adore"), 400, "must be one of accept, reject, skip, undo"),
         (asked(candidate=""), 400, "needs a candidate"),
         (asked(candidate="recolor-9"), 400, "has no candidate"),
-        (asked(caption=" "), 400, "neither caption may be empty"),
+        (asked(caption=" "), 400, "a caption is empty"),
         (asked(caption="a green  bus "), 400, "captions are the same"),
+        (asked(caption="A green bus."), 400, "captions are the same"),
         (asked(note="two\nlines"), 400, "one line of text"),
         (asked(caption="\ud800"), 400, "one line of text"),
         (asked(caption="x" * 1001), 400, "at most 1000"),
@@ -394,22 +410,43 @@ def test_what_is_shown(folder: Folder) -> None:
         ]  # fmt: skip
         assert review["not_shown"] == 1
         item = get(server, "/api/proposals/p0-bus").json
-        assert [(each["id"], each["passed"]) for each in item["candidates"]] == [
-            ("recolor-0", True),
-            ("recolor-1", False),
-        ]
+        assert candidates(item) == ["recolor-0"]  # recolor-1 failed
         # JSON knows no infinity, which a PSNR may be.
         assert item["candidates"][0]["checks"]["outside"] == {"value": "inf", "passed": True}
         # `generate` goes on meanwhile.
         add_candidate(folder, "p5-car", "remove-0", Image.new("RGB", (9, 9)))
         assert get(server, "/api/review").json["not_shown"] == 0
-        # What passes comes first.
-        assert [each["id"] for each in get(server, "/api/proposals/p5-car").json["candidates"]] == [
-            "remove-0",
-            "recolor-1",
-        ]
-    with served(folder, only="all") as server:
+        assert candidates(get(server, "/api/proposals/p5-car").json) == ["remove-0"]
+    with served(folder, everything=True) as server:
         assert len(get(server, "/api/review").json["items"]) == 6
+        # What passes comes first.
+        item = get(server, "/api/proposals/p5-car").json
+        assert candidates(item) == ["remove-0", "recolor-1"]
+        assert [each["passed"] for each in item["candidates"]] == [True, False]
+
+
+def test_a_failed_candidate_is_shown_to_who_accepted_it(folder: Folder) -> None:
+    with served(folder, everything=True) as server:
+        for proposal in ("p0-bus", "p5-car"):
+            assert post(server, asked(proposal, candidate="recolor-1")).status == 200
+        rejected = asked("p1-dog", "reject", candidate="recolor-1")
+        assert post(server, rejected).status == 200
+    with served(folder) as server:
+        # p5-car has no other candidate, and is shown for the sake of this one.
+        shown = {
+            reviewer: [item["id"] for item in get(server, "/api/review", reviewer).json["items"]]
+            for reviewer in ("ana", "bob")
+        }
+        assert shown["ana"] == [*shown["bob"], "p5-car"]
+        ana = {
+            name: candidates(get(server, f"/api/proposals/{name}").json) for name in shown["ana"]
+        }
+        assert ana["p0-bus"] == ["recolor-0", "recolor-1"]
+        assert ana["p1-dog"] == ["recolor-0"]
+        assert ana["p5-car"] == ["recolor-1"]
+        assert candidates(get(server, "/api/proposals/p0-bus", "bob").json) == ["recolor-0"]
+        assert post(server, asked("p5-car", "undo", 1, candidate="recolor-1")).status == 200
+        assert len(get(server, "/api/review").json["items"]) == 5
 
 
 def test_damaged_candidates_hide_no_others(folder: Folder) -> None:
@@ -423,7 +460,7 @@ def test_damaged_candidates_hide_no_others(folder: Folder) -> None:
     (place / "g.json").symlink_to("nowhere")
     with served(folder) as server:
         item = get(server, "/api/proposals/p0-bus").json
-        assert len(item["candidates"]) == 2
+        assert candidates(item) == ["recolor-0"]
         for part, name in zip(item["damaged"], "abcefg", strict=False):
             assert f"/{name}.json: " in part or name == "c"
         assert len(item["damaged"]) == 7
@@ -476,6 +513,34 @@ def test_two_servers_on_one_folder(folder: Folder) -> None:
             pass
 
 
+def test_who_only_looks_holds_no_name(folder: Folder) -> None:
+    with served(folder) as first, served(folder) as second:
+        for name in ("ana", "anna", "made-up"):
+            for path in ("/api/review", "/api/proposals/p0-bus", "/images/photo/p0-bus"):
+                assert get(first, path, name).status == 200
+        assert not folder.decisions.exists()
+        # The first decision takes the name, and then there is no looking elsewhere.
+        assert post(second, asked(note="  of two ", caption=" a  red bus")).status == 200
+        assert sorted(path.name for path in folder.decisions.iterdir()) == [
+            "ana.jsonl",
+            "ana.lock",
+        ]
+        for answer in (
+            post(first, asked("p1-dog")),
+            get(first, "/api/review"),
+            get(first, "/api/proposals/p0-bus"),
+        ):
+            assert answer.status == 409
+            assert "ana.lock is held by process" in answer.text
+        assert get(first, "/api/review", "bob").status == 200
+        second.kill()
+        # What was decided there is known here.
+        assert get(first, "/api/review").json["items"][0]["verdict"] == "accept"
+        assert post(first, asked(verdict="reject")).status == 409
+        assert post(first, asked(verdict="reject", seen=1)).status == 200
+    assert [made.caption for made in read_decisions(folder)["ana"]] == ["a red bus"] * 2
+
+
 def test_an_answer_that_was_lost_counts_once(folder: Folder) -> None:
     with served(folder) as server:
         first = post(server, asked()).json
@@ -497,9 +562,11 @@ def test_a_file_cut_short_is_told_and_the_review_goes_on(folder: Folder) -> None
         review = get(server, "/api/review").json
         assert [item["verdict"] for item in review["items"]] == ["", "reject", "", "", ""]
         notes = "\n".join(review["notes"])
-        assert "put aside in ana.broken-1" in notes
+        assert "ana.jsonl: the last line was cut short" in notes
+        assert (folder.decisions / "ana.jsonl").read_bytes() == whole + whole[:50]  # only read
         assert "bob.jsonl, line 1: must be a JSON object" in notes
         assert post(server, asked()).status == 200
+        assert "put aside in ana.broken-1" in get(server, "/api/review").json["notes"][-1]
         # Of a damaged file nothing is taken for decided.
         damaged = get(server, "/api/review", "bob")
         assert damaged.status == 400
@@ -524,6 +591,8 @@ def test_wrong_use_is_told_at_once(folder: Folder, tmp_path: Path) -> None:
         serve(Folder(tmp_path / "nothing"))
     with pytest.raises(ValueError, match=r"only='pased' is not one of passed, all.*passed"):
         serve(folder, only="pased")
+    with pytest.raises(ValueError, match="max_pixels=0: between 1 and"):
+        serve(folder, max_pixels=0)
     with pytest.raises(ValueError, match="port=70000"):
         serve(folder, port=70000)
     with pytest.raises(ValueError, match="must be 1 to 40 letters"):

@@ -17,7 +17,7 @@ from PIL import Image, ImageChops, ImageStat
 
 from hnpretrain.inpaint.decisions import read_decisions
 from hnpretrain.inpaint.folder import Folder
-from tests.inpaint.reviewing import Served, make_folder, served
+from tests.inpaint.reviewing import Served, add_candidate, make_folder, served
 from tests.support.browser import Page, browser
 
 HOSTILE = "<img src=x onerror=\"document.title='ran'\"> a <b>red</b> bus"
@@ -36,8 +36,8 @@ def folder(tmp_path: Path) -> Folder:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server for tests that decide nothing."""
-    with served(make_folder(tmp_path_factory.mktemp("shared")), "ana") as server:
+    """A server for tests that decide nothing, of all candidates."""
+    with served(make_folder(tmp_path_factory.mktemp("shared")), "ana", everything=True) as server:
         yield server
 
 
@@ -98,6 +98,7 @@ def on_disk(folder: Folder, reviewer: str = "ana") -> list[tuple[str, str]]:
 def test_a_kill_after_each_click_loses_nothing(page: Page, folder: Folder) -> None:
     expected: list[tuple[str, str]] = []
     port = 0
+    add_candidate(folder, "p2-train", "recolor-2", Image.new("RGB", (64, 48)))
 
     def killed(server: Served, proposal: str, verdict: str) -> None:
         server.kill()
@@ -125,7 +126,7 @@ def test_a_kill_after_each_click_loses_nothing(page: Page, folder: Folder) -> No
         press(page, "Escape")
         press(page, "2")
         press(page, "a")
-        saved(page, "accepted recolor-1 of p2-train.")
+        saved(page, "accepted recolor-2 of p2-train.")
         killed(server, "p2-train", "accept")
 
     with served(folder, "ana", port) as server:
@@ -158,8 +159,8 @@ def test_a_kill_after_each_click_loses_nothing(page: Page, folder: Folder) -> No
     made = read_decisions(folder)["ana"]
     its = [(each.verdict, each.candidate, each.new_caption) for each in made[2:5]]
     assert its == [
-        ("accept", "recolor-1", "a pink train"),
-        ("undo", "recolor-1", "a pink train"),
+        ("accept", "recolor-2", "a pink train"),
+        ("undo", "recolor-2", "a pink train"),
         ("skip", "recolor-0", "a pink train"),
     ]
     assert made[2].caption == "There is a yellow train in the picture."
@@ -325,6 +326,69 @@ def test_the_name_is_asked_once_and_others_are_not_told(page: Page, folder: Fold
     assert on_disk(folder, "bob") == [("p0-bus", "reject")]
 
 
+def test_the_key_after_the_name_decides(page: Page, folder: Folder) -> None:
+    with served(folder) as server:
+        page.resize(1280, 860)
+        page.open(server.link)
+        wait(page, "document.getElementById('who').open")
+        # A key in the very moment in which the question is gone, wherever the focus is then.
+        page.run(
+            "new MutationObserver(() => document.activeElement.dispatchEvent(new KeyboardEvent("
+            "'keydown', {key: 'r', bubbles: true}))).observe(document.getElementById('who'), "
+            "{attributeFilter: ['open']})"
+        )
+        page.write("ana")
+        server.process.send_signal(signal.SIGSTOP)
+        for _ in range(3):
+            press(page, "Enter")  # asks once
+        press(page, "Escape")
+        page.write("x")
+        assert page.run("document.getElementById('who').open")
+        assert value(page, "who-name") == "ana"
+        server.process.send_signal(signal.SIGCONT)
+        saved(page, "rejected p0-bus.")
+        there(page, "p1-dog")
+        assert sum(url.endswith("/api/review") for url in page.requests()) == 1
+        # The same of the other dialog.
+        page.click("#help")
+        page.run(
+            "new MutationObserver(() => document.activeElement.dispatchEvent(new KeyboardEvent("
+            "'keydown', {key: 's', bubbles: true}))).observe(document.getElementById('keys'), "
+            "{attributeFilter: ['open']})"
+        )
+        press(page, "Enter")
+        saved(page, "skipped p1-dog.")
+        assert page.problems() == []
+    assert on_disk(folder) == [("p0-bus", "reject"), ("p1-dog", "skip")]
+
+
+def test_a_name_that_another_server_took_meanwhile(page: Page, folder: Folder) -> None:
+    with served(folder) as server:
+        page.resize(1280, 860)
+        page.open(server.link)
+        wait(page, "document.getElementById('who').open")
+        page.write("ana")
+        press(page, "Enter")
+        there(page, "p0-bus")
+        press(page, "e")
+        rewrite(page, "new_caption", "a teal bus")
+        press(page, "Escape")
+        with served(folder, "ana"):
+            press(page, "a")
+            wait(page, "document.getElementById('problem').textContent.includes('is held by')")
+            assert text(page, "#problem").startswith("Not saved: ")
+            assert value(page, "new_caption") == "a teal bus"
+            press(page, "j")  # nor is anything else of hers shown here
+            wait(page, "document.getElementById('problem').textContent.includes('p1-dog cannot')")
+            assert on_disk(folder) == []
+        press(page, "k")
+        there(page, "p0-bus")
+        assert value(page, "new_caption") == "a teal bus"
+        press(page, "a")
+        saved(page, "accepted")
+    assert read_decisions(folder)["ana"][0].new_caption == "a teal bus"
+
+
 def test_looking(page: Page, shared: Served) -> None:
     shown = (
         "[...document.querySelectorAll('figure')]"
@@ -404,7 +468,7 @@ def test_damage_is_shown_and_stops_nothing(page: Page, folder: Folder) -> None:
     (folder.root / "candidates/p0-bus/recolor-1.json").write_bytes(b"{")
     (folder.root / "candidates/p0-bus/recolor-0.png").write_bytes(b"<script>")
     (folder.root / "photos/p1-dog.jpg").unlink()
-    with served(folder, "ana", only="all") as server:
+    with served(folder, "ana", everything=True) as server:
         look(page, server, "p0-bus")
         wait(page, "document.querySelector('#edited .broken').checkVisibility()")
         assert "not_an_image" in text(page, "#edited .broken")
@@ -419,7 +483,7 @@ def test_damage_is_shown_and_stops_nothing(page: Page, folder: Folder) -> None:
             assert not page.run(f"document.querySelector('{broken}').checkVisibility()")
     for path in (folder.root / "candidates/p5-car").iterdir():
         path.unlink()
-    with served(folder, "ana", only="all") as server:
+    with served(folder, "ana", everything=True) as server:
         page.open(server.link + "#p5-car")
         wait(page, "document.querySelector('#edited .broken').textContent === 'No candidate yet.'")
         press(page, "a")
@@ -451,7 +515,7 @@ def test_hostile_texts_are_texts(page: Page, folder: Folder) -> None:
     record = folder.root / "candidates/p0-bus/recolor-1.json"
     checks = {HOSTILE: {"value": 1.0, "passed": False}}
     record.write_text(json.dumps(json.loads(record.read_text()) | {"checks": checks}))
-    with served(folder, "ana") as server:
+    with served(folder, "ana", everything=True) as server:
         look(page, server, "p0-bus")
         press(page, "2")
         assert value(page, "caption") == HOSTILE

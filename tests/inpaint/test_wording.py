@@ -124,6 +124,9 @@ def test_things_that_are_described(reader, captions, concept, lemmas):
         ("Bus by the road", "color", "red", None),  # no word tells that it is one
         ("Two buses", "color", "red", None),
         ("A BUS BY A ROAD", "color", "red", "A RED BUS BY A ROAD"),
+        ("A man's bus", "size", "large", "A man's large bus"),
+        ("The bus's wheels", "color", "red", None),
+        ("A bus of a town", "color", "red", None),
     ],
 )
 def test_a_quality_is_stated_where_it_belongs(reader, caption, concept, word, expected):

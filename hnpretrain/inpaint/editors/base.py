@@ -25,12 +25,15 @@ class Task:
         photo_HWC: RGB, uint8.
         mask_HW: bool, true on the thing.
         seed: of all that the editor draws; another for each of a proposal's candidates.
+        number: of the candidate, among those that the editor makes for the proposal: from 0. What
+            is not drawn but taken in turn goes by it.
     """
 
     proposal: Proposal
     photo_HWC: np.ndarray
     mask_HW: np.ndarray
     seed: int
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ class Editor(ABC):
         name: in candidates' names; letters.
         edits: the kinds of proposals that it takes, of `records.EDITS`.
         batch_size: how many tasks it likes to be given at once.
-        is_seeded: whether its pictures depend on the seed; else a proposal has one candidate of it.
+        is_seeded: whether its pictures depend on the task's seed or number; else a proposal has
+            one candidate of it.
     """
 
     name: str
@@ -68,6 +72,10 @@ class Editor(ABC):
     @abstractmethod
     def settings(self) -> Mapping[str, Any]:
         """All that decides its pictures beside the task; JSON values."""
+
+    def settings_for(self, proposal: Proposal) -> Mapping[str, Any]:  # noqa: ARG002
+        """All that decides the pictures of a proposal beside its tasks; JSON values."""
+        return self.settings
 
     @abstractmethod
     def edit(self, tasks: Sequence[Task]) -> list[Edited | CannotEdit]:

@@ -1,6 +1,6 @@
 """Things cut out of photos, that `replace` pastes into others.
 
-donors.jsonl    {"id", "category", "image", "key", "area", "touches", "light"}, one a line
+donors.jsonl    {"id", "category", "image", "key", "light"}, one a line
 donors/ID.png   RGBA: the thing with a soft edge
 """
 
@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +20,8 @@ from hnpretrain.inpaint.editors.perceptual import srgb_to_oklab
 from hnpretrain.inpaint.editors.weightless import main_piece_share, thickness, touched_borders
 from hnpretrain.inpaint.folder import NAME, Folder
 from hnpretrain.shards import storage
-from hnpretrain.shards.images import MAX_ASPECT_RATIO, BadImage, open_image
+from hnpretrain.shards.images import MAX_ASPECT_RATIO, BadImage, open_image, png_of
 
-_BORDERS = ("left", "right", "top", "bottom")
 _MAX_LINE_BYTES = 10_000
 _MAX_FILE_BYTES = 64 * 2**20
 # Of a donor's sides: below it is a blot when enlarged.
@@ -49,8 +46,6 @@ class Donor:
         category: what the masks' source calls it: "dog".
         image: path in the folder: a PNG of mode RGBA, as large as the thing.
         key: of the photo that it is from.
-        area: of its mask, as a share of that photo.
-        touches: which borders of that photo it reaches.
         light: the mean color of that photo in OKLab: L, a, b.
     """
 
@@ -58,13 +53,11 @@ class Donor:
     category: str
     image: str
     key: str
-    area: float
-    touches: tuple[str, ...]
     light: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class Thing:
+class Cutting:
     """What may become a donor.
 
     Attributes:
@@ -118,14 +111,13 @@ def _contrast(photo_HWC: np.ndarray, mask_HW: np.ndarray) -> float:
 
 
 class DonorWriter:
-    """Writes a folder's donors; those that were there go at once, the new list appears last."""
+    """Writes a folder's donors; the new list appears last, and only then the old ones go."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._donors: list[Donor] = []
-        folder.donors_file.unlink(missing_ok=True)
 
-    def add(self, thing: Thing) -> str:
+    def add(self, thing: Cutting) -> str:
         """Cuts a thing out, if it is fit; else tells why not.
 
         Raises:
@@ -135,9 +127,7 @@ class DonorWriter:
             return reason
         cut = cut_out(thing.photo_HWC, thing.mask_HW)
         alpha_HW1 = np.rint(cut.alpha_HW * 255).astype(np.uint8)[..., None]
-        buffer = io.BytesIO()
-        Image.fromarray(np.concatenate([cut.color_HWC, alpha_HW1], axis=-1)).save(buffer, "PNG")
-        data = buffer.getvalue()
+        data = png_of(Image.fromarray(np.concatenate([cut.color_HWC, alpha_HW1], axis=-1)))
         # By place and content, so that the order in which photos are read does not matter.
         digest = hashlib.sha256(f"{thing.key} {thing.category} ".encode() + data).hexdigest()[:16]
         if any(donor.id == digest for donor in self._donors):
@@ -151,8 +141,6 @@ class DonorWriter:
                 thing.category,
                 name,
                 thing.key,
-                round(float(thing.mask_HW.mean()), 6),
-                tuple(touched_borders(thing.mask_HW)),
                 (round(float(light[0]), 4), round(float(light[1]), 4), round(float(light[2]), 4)),
             )
         )
@@ -163,22 +151,14 @@ class DonorWriter:
         self._donors.sort(key=lambda donor: (donor.category, donor.key, donor.id))
         lines = (json.dumps(dataclasses.asdict(donor)) + "\n" for donor in self._donors)
         storage.write_bytes(str(self._folder.donors_file), "".join(lines).encode())
+        named = {donor.image for donor in self._donors}
+        for path in (self._folder.root / "donors").glob("*.png"):
+            if f"donors/{path.name}" not in named:
+                path.unlink()
         keys: dict[str, set[str]] = {}
         for donor in self._donors:
             keys.setdefault(donor.category, set()).add(donor.key)
         return keys
-
-
-def write_donors(folder: Folder, things: Iterable[Thing]) -> dict[str, set[str]]:
-    """Writes all things that are fit; returns category to the keys of their photos.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    writer = DonorWriter(folder)
-    for thing in things:
-        writer.add(thing)
-    return writer.close()
 
 
 def read_donors(folder: Folder) -> list[Donor]:
@@ -218,16 +198,10 @@ def _donor(folder: Folder, value: object, where: str) -> Donor:
         folder.path(value["image"])
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    if not _is_number(value["area"]) or not 0 < value["area"] <= 1:
-        raise ValueError(f"{where}: 'area' must be above 0, at most 1, got {value['area']!r:.80}")
-    touches, light = value["touches"], value["light"]
-    if not isinstance(touches, list) or not all(border in _BORDERS for border in touches):
-        raise ValueError(f"{where}: 'touches' must be a list of {', '.join(_BORDERS)}")
+    light = value["light"]
     if not isinstance(light, list) or len(light) != _CHANNELS or not all(map(_is_number, light)):
         raise ValueError(f"{where}: 'light' must be three numbers, got {light!r:.80}")
-    return Donor(
-        **{**value, "area": float(value["area"]), "touches": tuple(touches), "light": tuple(light)}
-    )
+    return Donor(**{**value, "light": tuple(light)})
 
 
 def _is_number(value: object) -> bool:

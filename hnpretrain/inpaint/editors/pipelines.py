@@ -24,6 +24,14 @@ _REQUIRED = ("prompt", "image", "mask_image", "generator", "num_inference_steps"
 _HUB_NAME = re.compile(r"[\w.\-]+/[\w.\-]+")
 # The files that decide what a pipeline does: weights, configs, vocabularies.
 _SUFFIXES = (".safetensors", ".json", ".txt", ".model")
+# Of weights and of the list of their shards, with the variant: model.fp16.safetensors,
+# model.fp16-00001-of-00002.safetensors (before: model-00001-of-00002.fp16.safetensors),
+# model.safetensors.index.fp16.json.
+_SHARD = r"(?:-\d{5}-of-\d{5})?"
+_WEIGHTS = re.compile(
+    rf"[^.]+?{_SHARD}(?:\.(?P<weights>[^.]+?){_SHARD})?\.safetensors"
+    r"|[^.]+\.safetensors\.index(?:\.(?P<index>[^.]+))?\.json"
+)
 # What diffusers, transformers and the hub's client raise for what is absent, broken or does not
 # fit.
 _ERRORS = (
@@ -50,7 +58,8 @@ class FoundPipeline:
         folder: where it is.
         class_name: of diffusers: `StableDiffusionInpaintPipeline`.
         accepts: names of what it can be told.
-        weights: 32 hex digits that two pipelines share if their files are equal.
+        weights: 32 hex digits that two pipelines share if those of their files that are loaded are
+            equal.
         variant: of the files: `fp16`; or empty.
     """
 
@@ -89,7 +98,8 @@ def find(model: str, variant: str = "", from_text_to_image: bool = False) -> Fou
         name = folder.resolve().name
     cls = _class_of(model, folder, from_text_to_image)
     accepts = frozenset(inspect.signature(cls.__call__).parameters)
-    return FoundPipeline(name, str(folder), cls.__name__, accepts, _weights_of(folder), variant)
+    weights = _weights_of(folder, variant)
+    return FoundPipeline(name, str(folder), cls.__name__, accepts, weights, variant)
 
 
 def load(found: FoundPipeline, dtype: str, device: str, safety_checker: bool) -> Any:
@@ -211,18 +221,43 @@ def _inpainting_sibling(name: str) -> Any:
     return sibling if sibling is not None and _inpaints(sibling) else None
 
 
-def _weights_of(folder: Path) -> str:
-    """blake2b over names and bytes of the folder's files; a second or so a gigabyte."""
+def _weights_of(folder: Path, variant: str) -> str:
+    """blake2b over names and bytes of what is loaded; a second or so a gigabyte."""
     digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.suffix not in _SUFFIXES or not path.is_file() or name.startswith("."):
-            continue
-        digest.update(f"{name} {path.stat().st_size}\n".encode())
+    for path in _loaded_files(folder, variant):
+        digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
         with path.open("rb") as file:
             while data := file.read(_READ_BYTES):
                 digest.update(data)
     return digest.hexdigest()
+
+
+def _loaded_files(folder: Path, variant: str) -> list[Path]:
+    """The index, and the files of its parts, but for weights of other variants.
+
+    The hub's cache holds whatever was once downloaded of a pipeline. A part that has no weights of
+    the variant is loaded from those of none, as diffusers does it.
+    """
+    index = folder / INDEX_NAME
+    parts = [each[0] for each in json.loads(index.read_bytes()).items() if _is_part(*each)]
+    files = [index]
+    for part in sorted(parts):
+        found: dict[str | None, list[Path]] = {}
+        for path in (folder / part).rglob("*"):
+            if path.suffix in _SUFFIXES and path.is_file():
+                weights = _WEIGHTS.fullmatch(path.name)
+                of_variant = (weights["weights"] or weights["index"] or "") if weights else None
+                found.setdefault(of_variant, []).append(path)
+        chosen = found.get(variant) or found.get("", [])
+        files += sorted([*found.get(None, []), *chosen])
+    return files
+
+
+def _is_part(name: str, value: object) -> bool:
+    """Whether an entry of the index is a folder here, with a library and a class."""
+    if not name.isidentifier() or not isinstance(value, list):
+        return False
+    return all(isinstance(each, str) for each in value)
 
 
 class _Kept(logging.Handler):

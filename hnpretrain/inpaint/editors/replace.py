@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import random
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +21,10 @@ from hnpretrain.inpaint.editors.perceptual import oklab_to_srgb, srgb_to_oklab
 from hnpretrain.inpaint.editors.remove import check_hole, without
 from hnpretrain.inpaint.editors.weightless import WeightlessEditor, box_of, touched_borders
 from hnpretrain.inpaint.folder import Folder
+from hnpretrain.inpaint.records import Proposal
+from hnpretrain.shards.images import DEFAULT_MAX_PIXELS
 
-_MAX_PIXELS = 100_000_000
-# Donors of a category, drawn for each task.
+# Donors of a category, drawn for each proposal.
 _MOST_LOOKED_AT = 40
 # How much of the difference in light between the photos is made up for, in L and in a, b; and the
 # most, in OKLab.
@@ -56,7 +61,9 @@ class ReplaceSettings:
 
 
 class ReplaceEditor(WeightlessEditor):
-    """Pastes a donor where a thing was; the seed draws among those that fit.
+    """Pastes a donor where a thing was: for each of a proposal's candidates another one.
+
+    The donors are drawn by the proposal's id, and taken in turn; the seed has no part in it.
 
     Args:
         folder: with donors.
@@ -74,18 +81,26 @@ class ReplaceEditor(WeightlessEditor):
         self._folder = folder
         self._donors: dict[str, list[Donor]] = defaultdict(list)
         for donor in read_donors(folder):
-            if not donor.touches:
-                self._donors[donor.category.lower()].append(donor)
+            self._donors[donor.category.lower()].append(donor)
+        self._digests = {name: _digest(donors) for name, donors in self._donors.items()}
+
+    def settings_for(self, proposal: Proposal) -> Mapping[str, Any]:
+        """With a digest of all donors of the category."""
+        category = self._category(proposal.target)
+        return {**self.settings, "donors": self._digests.get(category, "")}
 
     def _edit(self, task: Task) -> Edited:
-        donors = self._named(task.proposal.target)
+        donors = self._donors.get(self._category(task.proposal.target), [])
         others = [donor for donor in donors if donor.key != task.proposal.key]
         if not others:
             raise CannotEdit(f"no other photo has a whole {task.proposal.target!r} to paste")
         photo_HWC, mask_HW = task.photo_HWC, task.mask_HW
         if len(borders := touched_borders(mask_HW)) > 1:
             raise CannotEdit(f"the photo's border cuts it ({', '.join(borders)})")
-        donor, picture_HWC, factor = self._choice(others, mask_HW, task.seed)
+        fitting = self._fitting(others, mask_HW, task.proposal)
+        if task.number >= len(fitting):
+            raise CannotEdit("there is no further donor")
+        donor, picture_HWC, factor = fitting[task.number]
         thing = _lit(picture_HWC, donor, photo_HWC)
         height, width = thing.alpha_HW.shape
         # The donor's foot is put on that of the old thing, and all of it into the photo.
@@ -102,22 +117,26 @@ class ReplaceEditor(WeightlessEditor):
         details = {"donor": donor.id, "donor_key": donor.key, "factor": round(factor, 3)}
         return Edited(image_HWC, hole_HW | covered_HW | mask_HW, details)
 
-    def _named(self, target: str) -> list[Donor]:
-        """The donors of the category that words name: "a cat", "cats", "Stop signs"."""
+    def _category(self, target: str) -> str:
+        """The donors' category that words name, "a cat", "cats", "Stop signs"; or empty."""
         name = re.sub(r"^(an?|the|some|one|two)\s+", "", target.strip().lower())
         forms = [name, name.removesuffix("s"), name.removesuffix("es")]
         forms += [name.removesuffix("ies") + "y", name.removesuffix("ves") + "fe"]
-        return next((self._donors[form] for form in forms if form in self._donors), [])
+        return next((form for form in forms if form in self._donors), "")
 
-    def _choice(
-        self, donors: list[Donor], mask_HW: np.ndarray, seed: int
-    ) -> tuple[Donor, np.ndarray, float]:
-        """A donor that fits, its picture, and what makes that as large as the old thing."""
+    def _fitting(
+        self, donors: Sequence[Donor], mask_HW: np.ndarray, proposal: Proposal
+    ) -> list[tuple[Donor, np.ndarray, float]]:
+        """Donors that fit, in the order in which candidates take them; at least one.
+
+        With each come its picture, and what makes that as large as the old thing.
+        """
         box = box_of(mask_HW)
-        draw = random.Random(seed)
+        draw = random.Random(proposal.id)
+        donors = sorted(donors, key=lambda donor: donor.id)
         fitting = []
         for donor in draw.sample(donors, min(_MOST_LOOKED_AT, len(donors))):
-            picture_HWC = read_cut_out(self._folder, donor, _MAX_PIXELS)
+            picture_HWC = read_cut_out(self._folder, donor, DEFAULT_MAX_PIXELS)
             height, width = picture_HWC.shape[:2]
             stretch = math.log((width / height) / (box.width / box.height))
             factor = math.sqrt(box.width * box.height / (width * height))
@@ -129,10 +148,18 @@ class ReplaceEditor(WeightlessEditor):
                 fitting.append((abs(stretch), donor, picture_HWC, factor))
         if not fitting:
             raise CannotEdit("no donor has its shape and is large enough")
-        # Among the half that fits best, at least two.
+        # The half that fits best comes first, as drawn; at least two.
         fitting.sort(key=lambda entry: (entry[0], entry[1].id))
-        best = fitting[: max(2, len(fitting) // 2)]
-        return draw.choice(best)[1:]
+        half = max(2, len(fitting) // 2)
+        best = fitting[:half]
+        draw.shuffle(best)
+        return [entry[1:] for entry in best + fitting[half:]]
+
+
+def _digest(donors: Sequence[Donor]) -> str:
+    """Of all that is known of donors; their ids tell of their pictures."""
+    told = sorted(json.dumps(asdict(donor)) for donor in donors)
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:32]
 
 
 def _fixed_point(

@@ -1,7 +1,8 @@
 """Takes decisions, and tells each reviewer what stands; never what others said of what is open.
 
-The people who use one server have a file each, which the server holds; those of other servers on
-the folder are read when they have changed.
+The people who use one server have a file each, which the server holds from their first decision on:
+who only looks, or mistypes a name, keeps nobody from it. Other people's files are read when they
+have changed.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from hnpretrain.inpaint.decisions import (
     check_reviewer,
     decision_files,
     read_file,
+    read_reviewer,
     standing,
 )
 from hnpretrain.inpaint.folder import Folder
 from hnpretrain.inpaint.records import VERDICTS, Decision, from_json, to_json
 from hnpretrain.inpaint.review.shelf import Item
+from hnpretrain.inpaint.selection import check_captions
 
 _MAX_CAPTION = 1000
 
@@ -62,7 +65,8 @@ class Asked:
 
     @classmethod
     def read(cls, value: object) -> Asked:
-        """From JSON; ValueError says which field is wrong."""
+        """From JSON; ValueError says which field is wrong, or what of an accept's captions, which
+        are taken without needless white space."""
         asked = from_json(cls, value, "decision")
         if asked.verdict not in VERDICTS:
             raise ValueError(
@@ -78,10 +82,9 @@ class Asked:
         if asked.verdict == "accept":
             if not asked.candidate:
                 raise ValueError("accept: needs a candidate")
-            if not asked.caption.strip() or not asked.new_caption.strip():
-                raise ValueError("accept: neither caption may be empty")
-            if asked.caption.split() == asked.new_caption.split():
-                raise ValueError("accept: the captions are the same; they must tell the pictures")
+            # What the export would leave out is not to be called saved.
+            caption, new_caption = check_captions(asked.caption, asked.new_caption)
+            return dataclasses.replace(asked, caption=caption, new_caption=new_caption)
         return asked
 
 
@@ -108,7 +111,7 @@ class Desk:
         self._stack.close()
 
     def admit(self, reviewer: str) -> None:
-        """Holds a reviewer's decisions from here on.
+        """Holds a reviewer's decisions from here on, as the first decision does.
 
         Raises:
             ValueError: it is no name, or the file is damaged.
@@ -118,11 +121,10 @@ class Desk:
         with self._mutex:
             self._decisions(reviewer)
 
-    def verdicts(self, reviewer: str) -> dict[str, str]:
-        """Proposal to the verdict that stands; the errors are those of `admit`."""
+    def standing(self, reviewer: str) -> dict[str, Decision]:
+        """What stands, by proposal; the errors are those of `admit`, and nothing is held."""
         with self._mutex:
-            made = self._decisions(reviewer).made
-        return {name: decision.verdict for name, decision in standing(made).items()}
+            return standing(self._made(reviewer))
 
     def state(self, reviewer: str, proposal: str) -> dict[str, Any]:
         """What a reviewer may know of a proposal, and of the whole; JSON values.
@@ -130,16 +132,15 @@ class Desk:
         `decision`: what stands, or null. `seen`: see `Asked`. `latest`: the proposal that the
         reviewer decided last, if that stands, or null. `others`: reviewer to verdict, once this one
         has judged. `agreement`: with each other person, over what both judged. The errors are those
-        of `admit`.
+        of `admit`, and nothing is held.
         """
         with self._mutex:
             return self._state(reviewer, proposal)
 
     def agreement(self, reviewer: str) -> list[dict[str, Any]]:
-        """Of a reviewer with each other one; the errors are those of `admit`."""
+        """Of a reviewer with each other one; errors as `admit`, and nothing is held."""
         with self._mutex:
-            self._decisions(reviewer)
-            return _agreement(reviewer, self._all())
+            return _agreement(reviewer, self._all(reviewer, self._made(reviewer)))
 
     def decide(self, reviewer: str, item: Item, asked: Asked) -> dict[str, Any]:
         """Saves a decision; it is on the disk when this returns.
@@ -179,16 +180,23 @@ class Desk:
             self._held[reviewer] = self._stack.enter_context(decisions)
         return self._held[reviewer]
 
-    def _all(self) -> dict[str, Sequence[Decision]]:
-        """All people's decisions; a damaged file is told of, and left out.
+    def _made(self, reviewer: str) -> Sequence[Decision]:
+        if reviewer in self._held:
+            return self._held[reviewer].made
+        return read_reviewer(self._folder, reviewer, self._tell)
+
+    def _all(self, reviewer: str, made: Sequence[Decision]) -> dict[str, Sequence[Decision]]:
+        """All people's decisions, with what one of them made; a damaged file is told of, and left
+        out.
 
         Nothing is raised, since a decision may just have been saved.
         """
         found: dict[str, Sequence[Decision]] = {n: d.made for n, d in self._held.items()}
+        found[reviewer] = made
         try:
-            for reviewer, path in decision_files(self._folder).items():
-                if reviewer not in found:
-                    found[reviewer] = self._read(path)
+            for name, path in decision_files(self._folder).items():
+                if name not in found:
+                    found[name] = self._read(path)
         except (OSError, ValueError) as error:
             self._tell(f"{error}; nothing is said of agreement")
         return found
@@ -207,10 +215,10 @@ class Desk:
         return self._others[path][1]
 
     def _state(self, reviewer: str, proposal: str) -> dict[str, Any]:
-        made = self._decisions(reviewer).made
+        made = self._made(reviewer)
         stands = standing(made)
         decision = stands.get(proposal)
-        everyone = self._all()
+        everyone = self._all(reviewer, made)
         others = {}
         if decision is not None and decision.verdict in JUDGEMENTS:
             for name, theirs in everyone.items():

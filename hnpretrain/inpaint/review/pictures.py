@@ -6,18 +6,16 @@ All are opened first, and bounded (`hnpretrain.shards.images`); a kind that the 
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 
 from PIL import Image, ImageChops, ImageFilter
 
 from hnpretrain.inpaint.folder import Folder
 from hnpretrain.inpaint.review.shelf import Item
-from hnpretrain.shards.images import BadImage, check_image, decode_image
+from hnpretrain.shards.images import BadImage, check_image, decode_image, png_of
 
 KINDS = ("photo", "candidate", "outline")
 
-_MAX_PIXELS = 100_000_000
 _MEDIA_TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 # A line of the outline is so much of the longer side, and one pixel at least: seen on a screen of
 # any size, and in the way of little.
@@ -34,7 +32,7 @@ class Picture:
     media_type: str
 
 
-def picture(folder: Folder, item: Item, candidate: str, kind: str) -> Picture:
+def picture(folder: Folder, item: Item, candidate: str, kind: str, max_pixels: int) -> Picture:
     """One picture of an item.
 
     Args:
@@ -43,6 +41,7 @@ def picture(folder: Folder, item: Item, candidate: str, kind: str) -> Picture:
         candidate: its id, where the kind is `candidate`; of no meaning else.
         kind: `photo`; `candidate`; or `outline`, the mask's edge as two lines on nothing, white
             outside and black inside, which can be seen on any ground.
+        max_pixels: largest width x height of a file's image.
 
     Raises:
         KeyError: there is no such candidate, or kind.
@@ -50,27 +49,27 @@ def picture(folder: Folder, item: Item, candidate: str, kind: str) -> Picture:
         OSError: the file cannot be read.
     """
     if kind == "photo":
-        return _as_it_is(folder.path(item.proposal.photo).read_bytes())
+        return _as_it_is(folder.path(item.proposal.photo).read_bytes(), max_pixels)
     if kind == "outline":
-        return _outline(folder.path(item.proposal.mask).read_bytes())
+        return _outline(folder.path(item.proposal.mask).read_bytes(), max_pixels)
     found = item.candidate(candidate) if kind == "candidate" else None
     if found is None:
         raise KeyError(f"{item.proposal.id} has no {kind} {candidate}")
-    return _as_it_is(folder.path(found.image).read_bytes())
+    return _as_it_is(folder.path(found.image).read_bytes(), max_pixels)
 
 
-def _as_it_is(data: bytes) -> Picture:
+def _as_it_is(data: bytes, max_pixels: int) -> Picture:
     """The same bytes, once they were decoded, so that a review shows each seam as it is."""
     try:
-        return Picture(data, _MEDIA_TYPES[check_image(data, _MAX_PIXELS)])
+        return Picture(data, _MEDIA_TYPES[check_image(data, max_pixels)])
     except BadImage as error:
         if error.reason != "unsupported_format":
             raise
-    return _png(decode_image(data, _MAX_PIXELS))
+    return _png(decode_image(data, max_pixels))
 
 
-def _outline(data: bytes) -> Picture:
-    mask = decode_image(data, _MAX_PIXELS).convert("L").point(lambda v: 255 * (v >= _INSIDE))
+def _outline(data: bytes, max_pixels: int) -> Picture:
+    mask = decode_image(data, max_pixels).convert("L").point(lambda v: 255 * (v >= _INSIDE))
     wide = mask
     # What lies beside the picture is not the thing, so that a mask up to its border is closed.
     narrow = Image.new("L", (mask.width + 2, mask.height + 2))
@@ -85,6 +84,4 @@ def _outline(data: bytes) -> Picture:
 
 
 def _png(image: Image.Image) -> Picture:
-    png = io.BytesIO()
-    image.save(png, "PNG", compress_level=1)
-    return Picture(png.getvalue(), "image/png")
+    return Picture(png_of(image, level=1), "image/png")  # made for each look: fast, not small

@@ -21,7 +21,7 @@ import math
 import secrets
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import Any
 
@@ -34,11 +34,12 @@ from starlette.routing import Route
 
 from hnpretrain.inpaint.decisions import check_reviewer
 from hnpretrain.inpaint.folder import Folder
-from hnpretrain.inpaint.records import Candidate
+from hnpretrain.inpaint.records import Candidate, Decision
 from hnpretrain.inpaint.review.desk import Asked, Conflict, Desk
 from hnpretrain.inpaint.review.guard import REVIEWER_HEADER, middleware
 from hnpretrain.inpaint.review.pictures import KINDS, picture
 from hnpretrain.inpaint.review.shelf import Item, Shelf
+from hnpretrain.shards.images import DEFAULT_MAX_PIXELS, require_max_pixels
 from hnpretrain.shards.lock import Locked
 
 HOST = "127.0.0.1"
@@ -58,14 +59,22 @@ _PICTURE_CACHE = "private, max-age=120"
 _GRACE_SECONDS = 3
 
 
-def serve(folder: Folder, reviewer: str = "", port: int = 0, only: str = "passed") -> None:
+def serve(
+    folder: Folder,
+    reviewer: str = "",
+    port: int = 0,
+    only: str = "passed",
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> None:
     """Serves the review on this machine until Ctrl-C; prints the link that opens it.
 
     Args:
         folder: with proposals, and candidates.
         reviewer: who reviews; if empty, the page asks, and several people can use one server.
         port: of 127.0.0.1; 0 takes any free one.
-        only: `passed` shows proposals with a candidate whose checks pass, `all` shows all.
+        only: `passed` shows candidates whose checks pass, and what the reviewer accepted earlier;
+            `all` shows all, and proposals without any.
+        max_pixels: largest width x height of a picture that is shown.
 
     Raises:
         ValueError: a setting is wrong, or there are no proposals, or their file or the reviewer's
@@ -76,15 +85,19 @@ def serve(folder: Folder, reviewer: str = "", port: int = 0, only: str = "passed
 
     if not 0 <= port < 65536:
         raise ValueError(f"port={port}: between 0 (any free one) and 65535")
+    require_max_pixels(max_pixels)
     notes = Notes()
     shelf = Shelf(folder, only)
     with Desk(folder, notes.tell) as desk, _listen(port) as listening:
+        accepted: Mapping[str, str] = {}
         if reviewer:
             desk.admit(reviewer)
+            accepted = _accepted(desk.standing(reviewer))
         token = secrets.token_urlsafe(24)
         chosen = listening.getsockname()[1]
-        app = application(shelf, desk, notes, reviewer, token, f"hnpretrain-review-{chosen}")
-        print(f"{len(shelf.items())} of {len(shelf)} proposals to review; Ctrl-C ends it")
+        cookie = f"hnpretrain-review-{chosen}"
+        app = application(shelf, desk, notes, reviewer, max_pixels, token, cookie)
+        print(f"{len(shelf.items(accepted))} of {len(shelf)} proposals to review; Ctrl-C ends it")
         print(f"open http://{HOST}:{chosen}/?token={token}", flush=True)
         config = uvicorn.Config(
             app,
@@ -124,7 +137,13 @@ class Notes:
 
 
 def application(
-    shelf: Shelf, desk: Desk, notes: Notes, reviewer: str, token: str, cookie: str
+    shelf: Shelf,
+    desk: Desk,
+    notes: Notes,
+    reviewer: str,
+    max_pixels: int,
+    token: str,
+    cookie: str,
 ) -> Starlette:
     """The application, without a port.
 
@@ -133,10 +152,11 @@ def application(
         desk: takes the decisions.
         notes: that the desk tells.
         reviewer: the only one, unless empty.
+        max_pixels: largest width x height of a picture.
         token: see `guard.middleware`.
         cookie: see `guard.middleware`.
     """
-    view = _Views(shelf, desk, notes, reviewer)
+    view = _Views(shelf, desk, notes, reviewer, max_pixels)
     files = [Route(f"/{name}", _page_file(name)) for name in _PAGE_FILES if name != "page.html"]
     return Starlette(
         routes=[
@@ -177,11 +197,14 @@ def _refused(status: int) -> Callable[[Request, Exception], Response]:
 class _Views:
     """The answers; those that are not `async` run in threads, since they wait for the disk."""
 
-    def __init__(self, shelf: Shelf, desk: Desk, notes: Notes, reviewer: str) -> None:
+    def __init__(
+        self, shelf: Shelf, desk: Desk, notes: Notes, reviewer: str, max_pixels: int
+    ) -> None:
         self._shelf = shelf
         self._desk = desk
         self._notes = notes
         self._only_reviewer = reviewer
+        self._max_pixels = max_pixels
 
     def hello(self, _: Request) -> Response:
         root = str(self._shelf.folder.root.resolve())
@@ -189,14 +212,15 @@ class _Views:
 
     def review(self, request: Request) -> Response:
         reviewer = self._reviewer(request)
-        verdicts = self._desk.verdicts(reviewer)
+        stands = self._desk.standing(reviewer)
+        verdicts = {name: decision.verdict for name, decision in stands.items()}
         items = [
             {
                 "id": item.proposal.id,
                 "concept": item.proposal.concept,
                 "verdict": verdicts.get(item.proposal.id, ""),
             }
-            for item in self._shelf.items()
+            for item in self._shelf.items(_accepted(stands))
         ]
         return _json(
             {
@@ -212,7 +236,11 @@ class _Views:
     def proposal(self, request: Request) -> Response:
         reviewer = self._reviewer(request)
         item = self._item(request.path_params["proposal"])
-        return _json(_describe(item) | {"state": self._desk.state(reviewer, item.proposal.id)})
+        state = self._desk.state(reviewer, item.proposal.id)
+        decision = state["decision"]
+        accepts = decision is not None and decision["verdict"] == "accept"
+        shown = self._shelf.shown(item, decision["candidate"] if accepts else "")
+        return _json(_describe(shown) | {"state": state})
 
     async def decide(self, request: Request) -> Response:
         body = await _body(request)
@@ -233,7 +261,7 @@ class _Views:
         item = self._item(request.path_params["proposal"])
         name = request.query_params.get("candidate", "")
         try:
-            found = picture(self._shelf.folder, item, name, kind)
+            found = picture(self._shelf.folder, item, name, kind, self._max_pixels)
         except KeyError as error:
             raise HTTPException(404, error.args[0]) from error
         except FileNotFoundError as error:
@@ -255,6 +283,11 @@ class _Views:
                 403, f"this server was started for {self._only_reviewer}; start one for {name}"
             )
         return name
+
+
+def _accepted(stands: Mapping[str, Decision]) -> dict[str, str]:
+    """Proposal to the candidate that was accepted."""
+    return {name: each.candidate for name, each in stands.items() if each.verdict == "accept"}
 
 
 async def _body(request: Request) -> bytes:

@@ -7,14 +7,15 @@ once, and has not changed, is not read again. A damaged candidate is named, and 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hnpretrain.config import require_one_of
 from hnpretrain.inpaint.folder import NAME, Folder
 from hnpretrain.inpaint.records import Candidate, Proposal
 
-# Which proposals are shown: those with a candidate whose checks pass, or all.
+# Which candidates are shown: those whose checks pass, with the proposals that have one; or all.
 SHOWN = ("passed", "all")
 
 
@@ -35,11 +36,6 @@ class Item:
     def candidate(self, name: str) -> Candidate | None:
         """The candidate of an id, or None."""
         return next((each for each in self.candidates if each.id == name), None)
-
-    @property
-    def passed(self) -> bool:
-        """Whether there is a candidate whose checks pass."""
-        return any(candidate.passed for candidate in self.candidates)
 
 
 class Shelf:
@@ -68,13 +64,33 @@ class Shelf:
         """How many proposals there are, shown or not."""
         return len(self._proposals)
 
-    def items(self) -> list[Item]:
-        """The items that are shown, best first."""
-        found = [self._item(proposal) for proposal in self._proposals.values()]
-        return [item for item in found if self.only == "all" or item.passed]
+    def items(self, accepted: Mapping[str, str]) -> list[Item]:
+        """The items that are shown, best first, as `shown` gives them.
+
+        Args:
+            accepted: of proposals the candidate that the reviewer accepted.
+        """
+        found = [
+            self.shown(self._item(proposal), accepted.get(name, ""))
+            for name, proposal in self._proposals.items()
+        ]
+        return [item for item in found if self.only == "all" or item.candidates]
+
+    def shown(self, item: Item, accepted: str) -> Item:
+        """An item with the candidates that are shown.
+
+        Args:
+            item: of `item`.
+            accepted: the candidate that the reviewer accepted, which is shown even if it failed, so
+                that one sees what one said; may be empty.
+        """
+        if self.only == "all":
+            return item
+        shown = [each for each in item.candidates if each.passed or each.id == accepted]
+        return replace(item, candidates=tuple(shown))
 
     def item(self, proposal: str) -> Item | None:
-        """The item of a proposal's id, shown or not; None if there is none."""
+        """The item of a proposal's id with all candidates; None if there is none."""
         known = self._proposals.get(proposal)
         return None if known is None else self._item(known)
 

@@ -433,7 +433,8 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
   if (document.querySelector("dialog[open]") || $("review").hidden) return;
   const key = event.key.toLowerCase();
-  if (event.target.matches("textarea, input")) {
+  // A dialog that has just closed may have the focus for one key more.
+  if (event.target.matches("textarea, input") && !event.target.closest("dialog")) {
     if (key === "escape" || key === "enter") {
       event.preventDefault();
       event.target.blur();
@@ -490,17 +491,23 @@ function askName(problem) {
 $("who").addEventListener("close", () => {
   if (!state.reviewer) askName("");
 });
+$("who").addEventListener("cancel", (event) => {
+  if ($("who-name").readOnly) event.preventDefault(); // too late: the name is on its way
+});
 $("who").querySelector("form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const name = $("who-name").value.trim();
+  const field = $("who-name");
+  if (field.readOnly) return; // Enter, twice or held down: it is on its way
+  field.readOnly = true;
+  const name = field.value.trim();
   const problem = await begin(name);
+  field.readOnly = false;
   if (problem) {
     $("who-problem").textContent = problem;
     return;
   }
   kept.set(name, "reviewer");
   $("who").close();
-  $("who-name").blur(); // else it may take the next key, which is a decision
 });
 $("name").addEventListener("click", () => {
   if (!state.fixed && !state.saving) askName("");
@@ -530,7 +537,7 @@ async function begin(reviewer) {
   $("nothing").textContent =
     found.only === "passed" && hidden
       ? `None of the ${hidden} proposals has a candidate that passed its checks. hnpretrain inpaint ` +
-        "generate makes candidates; with --only all, all proposals are shown."
+        "generate makes candidates; with --all, all proposals are shown."
       : "There is no proposal.";
   if (any) {
     const linked = state.items.findIndex((item) => item.id === location.hash.slice(1));
