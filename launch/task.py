@@ -15,6 +15,8 @@ from typing import NoReturn
 
 from submitit.helpers import TorchDistributedEnvironment
 
+_FIRST_PORT, _PORTS = 20_000, 12_000
+
 
 @dataclass(frozen=True)
 class Place:
@@ -58,6 +60,7 @@ class Training:
     def __call__(self) -> NoReturn:
         self.place.enter()
         group = TorchDistributedEnvironment()
+        group.master_port = port_of(group.master_port)
         _share_cores(group.local_world_size, self.ranks)
         train = ("-m", "hnpretrain.train", self.config)
         if not self.under_torchrun:
@@ -96,6 +99,15 @@ class Command:
     def __call__(self) -> NoReturn:
         self.place.enter()
         _become(("-m", "hnpretrain.cli", *self.command, self.config, *self.overrides))
+
+
+def port_of(drawn: int) -> int:
+    """The port at which a job's ranks meet, from the one that submitit draws by the job's id.
+
+    submitit draws up to 60000; there, from 32768 on, Linux has the ports of outgoing connections,
+    of which one may be in use.
+    """
+    return _FIRST_PORT + drawn % _PORTS
 
 
 def _share_cores(tasks: int, ranks: int) -> None:

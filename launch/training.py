@@ -71,7 +71,7 @@ def dry_run(config: str, overrides: Sequence[str]) -> str:
         f"#   WORLD_SIZE={ranks} LOCAL_WORLD_SIZE={local}",
         f"#   RANK=0..{ranks - 1} LOCAL_RANK=0..{local - 1}",
         "#   MASTER_ADDR=the first of the job's nodes",
-        "#   MASTER_PORT=20000..60000, the same for a job id",
+        "#   MASTER_PORT=20000..31999, the same for a job id",
         f"#   OMP_NUM_THREADS={cores}, unless it is set",
     ]
     return executor.script(dry).rstrip() + "\n\n" + "\n".join(environment) + "\n"

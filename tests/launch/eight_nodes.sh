@@ -43,5 +43,5 @@ bash /shared/runs/vit-b-16/launch/001/code/launch/requeue.sh $? /shared/runs/vit
 #   WORLD_SIZE=64 LOCAL_WORLD_SIZE=8
 #   RANK=0..63 LOCAL_RANK=0..7
 #   MASTER_ADDR=the first of the job's nodes
-#   MASTER_PORT=20000..60000, the same for a job id
+#   MASTER_PORT=20000..31999, the same for a job id
 #   OMP_NUM_THREADS=12, unless it is set
